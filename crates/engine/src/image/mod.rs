@@ -1,0 +1,13 @@
+//! What an image is made of, as documents: media types, platforms, manifests, configs.
+//!
+//! Parsing and checking only. Nothing here reads a file or knows where the bytes come from.
+
+pub mod config;
+pub mod json;
+pub mod manifest;
+pub mod media;
+pub mod platform;
+
+pub use config::Config;
+pub use manifest::{Descriptor, Document, Index, Manifest};
+pub use platform::Platform;

@@ -1,0 +1,9 @@
+//! The unlade container engine: where images come from, and what is done with them.
+//!
+//! So far it unpacks: [`source`] opens an image and verifies its documents.
+//!
+//! Modules stand in rows and import from rows above them only: `image` · `source` `dest` ·
+//! `unpack` · `cli`. `tests/layers.rs` holds this.
+
+pub mod image;
+pub mod source;
