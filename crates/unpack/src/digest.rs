@@ -111,7 +111,10 @@ impl FromStr for Digest {
         };
         let wrong = || {
             let want = algorithm.size() * 2;
-            Error::bad(format!("digest `{}` needs {want} lower-case hex digits", shown()))
+            Error::bad(format!(
+                "digest `{}` needs {want} lower-case hex digits",
+                shown()
+            ))
         };
         if hex.len() != algorithm.size() * 2 {
             return Err(wrong());
@@ -198,9 +201,23 @@ mod tests {
     #[test]
     fn grammar_is_strict() {
         let up = EMPTY.to_uppercase().replace("SHA256", "sha256");
-        for bad in ["", "sha256", "sha256:", &EMPTY[..70], &up, "sha256:../../../etc/passwd"] {
-            assert_eq!(bad.parse::<Digest>().unwrap_err().kind(), Kind::BadInput, "{bad}");
+        for bad in [
+            "",
+            "sha256",
+            "sha256:",
+            &EMPTY[..70],
+            &up,
+            "sha256:../../../etc/passwd",
+        ] {
+            assert_eq!(
+                bad.parse::<Digest>().unwrap_err().kind(),
+                Kind::BadInput,
+                "{bad}"
+            );
         }
-        assert_eq!("md5:00".parse::<Digest>().unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(
+            "md5:00".parse::<Digest>().unwrap_err().kind(),
+            Kind::Unsupported
+        );
     }
 }

@@ -10,8 +10,6 @@ use crate::{
 
 /// Prefix of a whiteout's name (OCI image-spec, layer.md, "Whiteouts").
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
-/// Name of an opaque marker.
-pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Longest name of a file on Linux, in bytes.
 pub(crate) const NAME_MAX: usize = 255;
@@ -141,15 +139,12 @@ impl Entry {
         role(&self.path)
     }
 
-    /// Whether payload follows in the archive.
-    pub(crate) fn has_payload(&self) -> bool {
-        matches!(self.kind, EntryKind::File { .. })
-    }
-
     /// Bytes of the file's content that are in the archive.
     pub(crate) fn stored_bytes(&self) -> u64 {
         match &self.kind {
-            EntryKind::File { sparse: Some(map), .. } => map.iter().map(|s| s.len).sum(),
+            EntryKind::File {
+                sparse: Some(map), ..
+            } => map.iter().map(|s| s.len).sum(),
             EntryKind::File { size, sparse: None } => *size,
             _ => 0,
         }
@@ -159,17 +154,21 @@ impl Entry {
 fn role(path: &[u8]) -> Result<Role<'_>> {
     let (dir, name) = split(path);
     if has_marker(dir) {
-        return Err(Error::bad("a directory above has a name that begins with `.wh.`")
-            .with_hint("names beginning with `.wh.` are reserved for whiteouts"));
+        return Err(
+            Error::bad("a directory above has a name that begins with `.wh.`")
+                .with_hint("names beginning with `.wh.` are reserved for whiteouts"),
+        );
     }
-    let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(Role::Plain) };
+    let Some(hidden) = name.strip_prefix(WHITEOUT) else {
+        return Ok(Role::Plain);
+    };
     match hidden {
         b"" | b"." | b".." => Err(Error::bad("whiteout without a name to hide")),
         b".wh..opq" => Ok(Role::Opaque),
         b".wh.aufs" | b".wh.orph" => Ok(Role::AufsResidue),
-        _ if hidden.starts_with(WHITEOUT) => {
-            Err(Error::bad("AUFS pseudo-links and whiteouts of whiteouts are not part of OCI"))
-        }
+        _ if hidden.starts_with(WHITEOUT) => Err(Error::bad(
+            "AUFS pseudo-links and whiteouts of whiteouts are not part of OCI",
+        )),
         _ => Ok(Role::Whiteout { name: hidden }),
     }
 }
@@ -186,14 +185,22 @@ pub(crate) fn has_marker(path: &[u8]) -> bool {
 /// A NUL, a path that leaves the root, a name over 255 bytes, and the limits on paths.
 pub fn normalize(raw: &[u8], limits: &Limits) -> Result<Box<[u8]>> {
     if raw.len() > limits.path_bytes {
-        let message = format!("path of {} bytes, the limit is {}", raw.len(), limits.path_bytes);
+        let message = format!(
+            "path of {} bytes, the limit is {}",
+            raw.len(),
+            limits.path_bytes
+        );
         return Err(Error::limit(message, "path-bytes"));
     }
     if raw.contains(&0) {
         return Err(Error::bad("path contains a NUL byte"));
     }
     if is_normal(raw) {
-        return check_depth(raw.into(), raw.iter().filter(|&&b| b == b'/').count() + 1, limits);
+        return check_depth(
+            raw.into(),
+            raw.iter().filter(|&&b| b == b'/').count() + 1,
+            limits,
+        );
     }
     let mut out = Vec::with_capacity(raw.len());
     let mut depth = 0;
@@ -223,7 +230,10 @@ pub fn normalize(raw: &[u8], limits: &Limits) -> Result<Box<[u8]>> {
 
 fn check_depth(path: Box<[u8]>, depth: usize, limits: &Limits) -> Result<Box<[u8]>> {
     if depth > limits.path_depth {
-        let message = format!("path of {depth} components, the limit is {}", limits.path_depth);
+        let message = format!(
+            "path of {depth} components, the limit is {}",
+            limits.path_depth
+        );
         return Err(Error::limit(message, "path-depth"));
     }
     Ok(path)
@@ -311,7 +321,14 @@ mod tests {
         assert_eq!(role(b".wh..b").unwrap(), Role::Whiteout { name: b".b" });
         assert_eq!(role(b"a/.wh..wh..opq").unwrap(), Role::Opaque);
         assert_eq!(role(b".wh..wh.aufs").unwrap(), Role::AufsResidue);
-        for bad in ["a/.wh.", "a/.wh..", "a/.wh...", ".wh.a/b", ".wh..wh.plnk/1.2", ".wh..wh.x"] {
+        for bad in [
+            "a/.wh.",
+            "a/.wh..",
+            "a/.wh...",
+            ".wh.a/b",
+            ".wh..wh.plnk/1.2",
+            ".wh..wh.x",
+        ] {
             assert!(role(bad.as_bytes()).is_err(), "{bad}");
         }
     }

@@ -186,7 +186,11 @@ pub(crate) fn show(bytes: &[u8]) -> String {
     let mut out = String::new();
     for chunk in bytes[..bytes.len().min(MOST)].utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' { out.extend(c.escape_default()) } else { out.push(c) }
+            if c.is_control() || c == '\\' {
+                out.extend(c.escape_default())
+            } else {
+                out.push(c)
+            }
         }
         for b in chunk.invalid() {
             out.push_str(&format!("\\x{b:02x}"));
@@ -200,7 +204,12 @@ pub(crate) fn show(bytes: &[u8]) -> String {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { message, place, source, .. } = &*self.0;
+        let Inner {
+            message,
+            place,
+            source,
+            ..
+        } = &*self.0;
         if let Some(part) = &place.part {
             write!(f, "{part}: ")?;
         }
@@ -208,7 +217,11 @@ impl fmt::Display for Error {
             write!(f, "{blob}: ")?;
         }
         if let Some(n) = place.entry {
-            write!(f, "entry {n} `{}`: ", show(place.path.as_deref().unwrap_or_default()))?;
+            write!(
+                f,
+                "entry {n} `{}`: ",
+                show(place.path.as_deref().unwrap_or_default())
+            )?;
         }
         f.write_str(message)?;
         if let Some(source) = source {
@@ -225,7 +238,10 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {self}", self.0.kind)?;
-        self.0.hint.as_ref().map_or(Ok(()), |h| write!(f, " [hint: {h}]"))
+        self.0
+            .hint
+            .as_ref()
+            .map_or(Ok(()), |h| write!(f, " [hint: {h}]"))
     }
 }
 
@@ -256,7 +272,10 @@ mod tests {
 
     #[test]
     fn inner_place_wins() {
-        let e = Error::bad("x").at_entry(1, b"in").at_entry(2, b"out").at_offset(Stream::Tar, 1);
+        let e = Error::bad("x")
+            .at_entry(1, b"in")
+            .at_entry(2, b"out")
+            .at_offset(Stream::Tar, 1);
         let e = e.at_offset(Stream::Compressed, 9);
         assert_eq!(e.place().entry, Some(1));
         assert_eq!(e.place().offset, Some((Stream::Tar, 1)));

@@ -5,13 +5,19 @@
 
 use std::{
     fmt,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 
-use crate::{cancel::Cancel, error::Result};
+use crate::{
+    cancel::Cancel,
+    error::{Error, Result},
+};
 
 /// How long a wait may last before it looks at the cancel flag again.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
@@ -37,7 +43,9 @@ struct State {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { block_bytes, most, .. } = &*self.0;
+        let Shared {
+            block_bytes, most, ..
+        } = &*self.0;
         write!(f, "Pool({most} blocks of {block_bytes} bytes)")
     }
 }
@@ -55,15 +63,28 @@ impl Pool {
     /// A pool of at most `most` blocks, at least 4, allocated as they are needed.
     pub(crate) fn new(block_bytes: usize, most: usize) -> Self {
         let most = most.max(4);
-        let shared = Shared { state: Mutex::default(), freed: Condvar::new(), block_bytes, most };
+        let shared = Shared {
+            state: Mutex::default(),
+            freed: Condvar::new(),
+            block_bytes,
+            most,
+        };
         Self(Arc::new(shared))
     }
 
     /// A block; waits until there is one. `share` is asked again after each wait.
-    pub(crate) fn take(&self, share: impl Fn() -> Share, cancel: &Cancel) -> Result<Block> {
+    pub(crate) fn take(
+        &self,
+        share: impl Fn() -> Share,
+        cancel: &Cancel,
+        stop: &AtomicBool,
+    ) -> Result<Block> {
         let mut state = self.0.lock();
         loop {
             cancel.check()?;
+            if stop.load(Ordering::Acquire) {
+                return Err(Error::cancelled());
+            }
             let most = match share() {
                 Share::All => self.0.most,
                 Share::Ahead => self.0.most / 2,
@@ -73,7 +94,11 @@ impl Pool {
                 let data = state.free.pop();
                 drop(state);
                 let data = data.unwrap_or_else(|| vec![0; self.0.block_bytes].into());
-                return Ok(Block { data, len: 0, pool: self.0.clone() });
+                return Ok(Block {
+                    data,
+                    len: 0,
+                    pool: self.0.clone(),
+                });
             }
             state = self
                 .0
@@ -145,12 +170,16 @@ impl Drop for Block {
 mod tests {
     use super::*;
 
+    static GO: AtomicBool = AtomicBool::new(false);
+
     #[test]
     fn blocks_come_back_when_the_last_slice_goes() {
         let pool = Pool::new(8, 4);
         let cancel = Cancel::new();
         let all = || Share::All;
-        let mut blocks: Vec<_> = (0..4).map(|_| pool.take(all, &cancel).unwrap()).collect();
+        let mut blocks: Vec<_> = (0..4)
+            .map(|_| pool.take(all, &cancel, &GO).unwrap())
+            .collect();
         let mut block = blocks.pop().unwrap();
         block.spare()[..3].copy_from_slice(b"abc");
         block.fill(3);
@@ -160,7 +189,7 @@ mod tests {
         assert_eq!(&slice[..], b"b");
         let waiter = std::thread::spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
-            move || pool.take(all, &cancel).is_ok()
+            move || pool.take(all, &cancel, &GO).is_ok()
         });
         drop(slice);
         assert!(waiter.join().unwrap());
@@ -170,10 +199,14 @@ mod tests {
     fn ahead_leaves_half_to_the_head() {
         let pool = Pool::new(8, 4);
         let cancel = Cancel::new();
-        let ahead: Vec<_> = (0..2).map(|_| pool.take(|| Share::Ahead, &cancel).unwrap()).collect();
-        let head: Vec<_> = (0..2).map(|_| pool.take(|| Share::All, &cancel).unwrap()).collect();
+        let ahead: Vec<_> = (0..2)
+            .map(|_| pool.take(|| Share::Ahead, &cancel, &GO).unwrap())
+            .collect();
+        let head: Vec<_> = (0..2)
+            .map(|_| pool.take(|| Share::All, &cancel, &GO).unwrap())
+            .collect();
         cancel.cancel();
-        assert!(pool.take(|| Share::All, &cancel).is_err());
+        assert!(pool.take(|| Share::All, &cancel, &GO).is_err());
         drop((ahead, head));
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
@@ -52,6 +52,8 @@ impl BlobSource for Box<dyn BlobSource> {
     }
 }
 
+static GO: AtomicBool = AtomicBool::new(false);
+
 /// Re-used read buffers: pieces come back here once decoded and hashed.
 #[derive(Debug)]
 struct Buffers(Pool);
@@ -61,11 +63,14 @@ impl Buffers {
         Self(Pool::new(CHUNK, usize::MAX))
     }
 
-    fn read(&self, most: usize, read: impl FnOnce(&mut [u8]) -> io::Result<usize>)
-    -> io::Result<Option<Bytes>> {
+    fn read(
+        &self,
+        most: usize,
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Option<Bytes>> {
         let mut block = self
             .0
-            .take(|| Share::All, &Cancel::new())
+            .take(|| Share::All, &Cancel::new(), &GO)
             .map_err(|e| io::Error::other(e.to_string()))?;
         let most = most.min(CHUNK);
         let n = read(&mut block.spare()[..most])?;
@@ -97,7 +102,13 @@ impl FileSource {
 
     /// `len` bytes from byte `start`.
     pub fn range(file: Arc<File>, start: u64, len: u64) -> Self {
-        Self { file, at: start, left: len, len, buffers: Buffers::new() }
+        Self {
+            file,
+            at: start,
+            left: len,
+            len,
+            buffers: Buffers::new(),
+        }
     }
 }
 
@@ -107,7 +118,9 @@ impl BlobSource for FileSource {
             return Ok(None);
         }
         let most = usize::try_from(self.left).unwrap_or(CHUNK);
-        let chunk = self.buffers.read(most, |buf| retry(|| self.file.read_at(buf, self.at)))?;
+        let chunk = self
+            .buffers
+            .read(most, |buf| retry(|| self.file.read_at(buf, self.at)))?;
         let Some(chunk) = chunk else {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -147,7 +160,10 @@ pub struct ReadSource<R> {
 impl<R: Read + Send + 'static> ReadSource<R> {
     /// Reads `reader` to its end.
     pub fn new(reader: R) -> Self {
-        Self { reader, buffers: Buffers::new() }
+        Self {
+            reader,
+            buffers: Buffers::new(),
+        }
     }
 }
 
@@ -169,7 +185,10 @@ impl BytesSource {
     /// All of `bytes`.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { len: bytes.len() as u64, bytes }
+        Self {
+            len: bytes.len() as u64,
+            bytes,
+        }
     }
 }
 
@@ -208,7 +227,13 @@ pub struct ChannelWriter {
 /// connection never looks like the end of a blob.
 pub fn channel(chunks: usize, len: Option<u64>) -> (ChannelWriter, ChannelSource) {
     let (sender, receiver) = bounded(chunks.max(1));
-    (ChannelWriter { chunks: sender }, ChannelSource { chunks: receiver, len })
+    (
+        ChannelWriter { chunks: sender },
+        ChannelSource {
+            chunks: receiver,
+            len,
+        },
+    )
 }
 
 impl ChannelWriter {
@@ -265,11 +290,17 @@ mod tests {
         let data: Vec<u8> = (0..300_000_u32).map(|i| i.to_le_bytes()[1]).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&data).unwrap();
-        assert_eq!(all(FileSource::new(file.try_clone().unwrap()).unwrap()).unwrap(), data);
+        assert_eq!(
+            all(FileSource::new(file.try_clone().unwrap()).unwrap()).unwrap(),
+            data
+        );
         let range = FileSource::range(Arc::new(file.try_clone().unwrap()), 7, 1000);
         assert_eq!(all(range).unwrap(), data[7..1007]);
         assert_eq!(all(BytesSource::new(data.clone())).unwrap(), data);
-        assert_eq!(all(ReadSource::new(io::Cursor::new(data.clone()))).unwrap(), data);
+        assert_eq!(
+            all(ReadSource::new(io::Cursor::new(data.clone()))).unwrap(),
+            data
+        );
         file.set_len(10).unwrap();
         assert!(all(FileSource::range(Arc::new(file), 0, 11)).is_err());
     }
@@ -279,7 +310,10 @@ mod tests {
         let (writer, source) = channel(4, None);
         assert!(writer.send(Bytes::from_static(b"abc")));
         drop(writer);
-        assert_eq!(all(source).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            all(source).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
         let (writer, source) = channel(4, None);
         assert!(writer.send(Bytes::from_static(b"abc")));
         writer.finish();

@@ -13,8 +13,11 @@ use crate::{
 };
 
 /// Name of the streaming decoder, for reports.
-pub(super) const STREAMING: &str =
-    if cfg!(feature = "zlib-ng") { "zlib-ng streaming" } else { "zlib-rs streaming" };
+pub(super) const STREAMING: &str = if cfg!(feature = "zlib-ng") {
+    "zlib-ng streaming"
+} else {
+    "zlib-rs streaming"
+};
 
 /// Most bytes of a member's header, so that a name without an end cannot go on for ever.
 const HEADER_MOST: u32 = 256 << 10;
@@ -54,7 +57,14 @@ enum At {
 
 impl Default for Header {
     fn default() -> Self {
-        Self { at: At::Fixed, flags: 0, left: 10, seen: 0, crc: Crc::new(), want_crc: 0 }
+        Self {
+            at: At::Fixed,
+            flags: 0,
+            left: 10,
+            seen: 0,
+            crc: Crc::new(),
+            want_crc: 0,
+        }
     }
 }
 
@@ -130,10 +140,19 @@ impl Header {
     /// Goes to `next` or to the first field after it that the flags announce.
     fn go(&mut self, next: At) {
         self.left = 0;
-        let order =
-            [(At::ExtraLen, EXTRA), (At::Name, NAME), (At::Comment, COMMENT), (At::HeadCrc, HEAD_CRC)];
-        let from = order.iter().position(|(at, _)| *at == next).unwrap_or(order.len());
-        let found = order[from..].iter().find(|(_, flag)| self.flags & flag != 0);
+        let order = [
+            (At::ExtraLen, EXTRA),
+            (At::Name, NAME),
+            (At::Comment, COMMENT),
+            (At::HeadCrc, HEAD_CRC),
+        ];
+        let from = order
+            .iter()
+            .position(|(at, _)| *at == next)
+            .unwrap_or(order.len());
+        let found = order[from..]
+            .iter()
+            .find(|(_, flag)| self.flags & flag != 0);
         self.at = found.map_or(At::Done, |(at, _)| *at);
     }
 }
@@ -142,11 +161,15 @@ fn check_trailer(trailer: [u8; 8], crc: u32, len: u32) -> Result<()> {
     let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|k| trailer[i + k]));
     if word(0) != crc {
         let want = word(0);
-        return Err(damaged(format!("wrong CRC32 of a gzip member: {want:08x}, got {crc:08x}")));
+        return Err(damaged(format!(
+            "wrong CRC32 of a gzip member: {want:08x}, got {crc:08x}"
+        )));
     }
     if word(4) != len {
         let want = word(4);
-        return Err(damaged(format!("wrong length of a gzip member: {want}, got {len}")));
+        return Err(damaged(format!(
+            "wrong length of a gzip member: {want}, got {len}"
+        )));
     }
     Ok(())
 }
@@ -185,7 +208,9 @@ impl Gzip {
         loop {
             match &mut self.state {
                 State::Header(header) => {
-                    let Some(&b) = input.get(done.read) else { return Ok(done) };
+                    let Some(&b) = input.get(done.read) else {
+                        return Ok(done);
+                    };
                     done.read += 1;
                     if header.byte(b)? {
                         self.state = State::Body;
@@ -197,7 +222,9 @@ impl Gzip {
                     }
                 }
                 State::Trailer(have) => {
-                    let Some(&b) = input.get(done.read) else { return Ok(done) };
+                    let Some(&b) = input.get(done.read) else {
+                        return Ok(done);
+                    };
                     done.read += 1;
                     self.trailer[*have] = b;
                     *have += 1;
@@ -248,7 +275,9 @@ impl Gzip {
 /// # Errors
 /// As for the streaming decoder.
 pub(crate) fn one_shot(blob: &[u8], most: usize) -> Result<Option<Vec<u8>>> {
-    let Some(last) = blob.last_chunk::<4>() else { return Ok(None) };
+    let Some(last) = blob.last_chunk::<4>() else {
+        return Ok(None);
+    };
     // Right for one member; with several the buffer grows below.
     let hint = u32::from_le_bytes(*last) as usize;
     if hint > most {
@@ -260,20 +289,27 @@ pub(crate) fn one_shot(blob: &[u8], most: usize) -> Result<Option<Vec<u8>>> {
     let place = |e: Error, at: usize| e.at_offset(Stream::Compressed, at as u64);
     while at < blob.len() {
         let mut header = Header::default();
-        while !header.byte(*blob.get(at).ok_or_else(|| place(cut(), at))?).map_err(|e| place(e, at))? {
+        while !header
+            .byte(*blob.get(at).ok_or_else(|| place(cut(), at))?)
+            .map_err(|e| place(e, at))?
+        {
             at += 1;
         }
         at += 1;
         let (read, written) = loop {
             match inflate.run(&blob[at..], &mut out[len..]) {
                 Ok(done) => break done,
-                Err(InflateError::BadData) => return Err(place(damaged("deflate: invalid data"), at)),
+                Err(InflateError::BadData) => {
+                    return Err(place(damaged("deflate: invalid data"), at));
+                }
                 Err(InflateError::Full) if out.len() >= most => return Ok(None),
                 Err(InflateError::Full) => out.resize((out.len() * 2).max(64 << 10).min(most), 0),
             }
         };
         at += read;
-        let trailer = blob[at..].first_chunk::<8>().ok_or_else(|| place(cut(), at))?;
+        let trailer = blob[at..]
+            .first_chunk::<8>()
+            .ok_or_else(|| place(cut(), at))?;
         let member = &out[len..len + written];
         let low = u32::try_from(written & 0xffff_ffff).unwrap_or_default();
         check_trailer(*trailer, Inflate::crc32(member), low).map_err(|e| place(e, at))?;
@@ -337,14 +373,31 @@ mod tests {
     #[test]
     fn every_member_is_read() {
         let data: Vec<u8> = (0..50_000_u32).map(|i| (i / 7).to_le_bytes()[0]).collect();
-        let blob = [gz(&data[..100], 6), gz(b"", 6), gz(&data[100..], 1), gz(b"", 0)].concat();
+        let blob = [
+            gz(&data[..100], 6),
+            gz(b"", 6),
+            gz(&data[100..], 1),
+            gz(b"", 0),
+        ]
+        .concat();
         assert_eq!(both(&blob).unwrap(), data);
     }
 
     #[test]
     fn header_fields_are_read_and_checked() {
         let plain = gz(b"hello", 6);
-        let mut h = vec![0x1f, 0x8b, 8, HEAD_CRC | EXTRA | NAME | COMMENT, 0, 0, 0, 0, 0, 3];
+        let mut h = vec![
+            0x1f,
+            0x8b,
+            8,
+            HEAD_CRC | EXTRA | NAME | COMMENT,
+            0,
+            0,
+            0,
+            0,
+            0,
+            3,
+        ];
         h.extend_from_slice(&[3, 0, 1, 2, 3]);
         h.extend_from_slice(b"name\0comment\0");
         let mut crc = Crc::new();

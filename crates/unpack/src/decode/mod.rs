@@ -57,8 +57,10 @@ impl Compression {
             return Ok(());
         }
         let (told, is) = (told.name(), foreign(start).unwrap_or(self.name()));
-        Err(Error::bad(format!("the media type says {told}, the bytes are {is}"))
-            .with_hint("the image is mislabelled; `--sniff` trusts the bytes instead"))
+        Err(
+            Error::bad(format!("the media type says {told}, the bytes are {is}"))
+                .with_hint("the image is mislabelled; `--sniff` trusts the bytes instead"),
+        )
     }
 }
 
@@ -127,7 +129,10 @@ impl Decoder {
             Inner::None => {
                 let n = input.len().min(output.len());
                 output[..n].copy_from_slice(&input[..n]);
-                Ok(Progress { read: n, written: n })
+                Ok(Progress {
+                    read: n,
+                    written: n,
+                })
             }
             Inner::Gzip(d) => d.decode(input, output),
             Inner::Zstd(d) => d.decode(input, output),
@@ -150,9 +155,11 @@ impl Decoder {
         if whole {
             return Ok(());
         }
-        Err(Error::new(Kind::BadInput, "the compressed stream is cut short")
-            .with_hint("the layer is truncated: fetch or build it again")
-            .at_offset(Stream::Compressed, self.position))
+        Err(
+            Error::new(Kind::BadInput, "the compressed stream is cut short")
+                .with_hint("the layer is truncated: fetch or build it again")
+                .at_offset(Stream::Compressed, self.position),
+        )
     }
 }
 
@@ -163,10 +170,18 @@ mod tests {
     #[test]
     fn labels_are_checked() {
         assert_eq!(Compression::sniff(&[0x1f, 0x8b, 8, 0]), Compression::Gzip);
-        assert_eq!(Compression::sniff(&[0x28, 0xb5, 0x2f, 0xfd]), Compression::Zstd);
-        assert_eq!(Compression::sniff(&[0x53, 0x2a, 0x4d, 0x18]), Compression::Zstd);
+        assert_eq!(
+            Compression::sniff(&[0x28, 0xb5, 0x2f, 0xfd]),
+            Compression::Zstd
+        );
+        assert_eq!(
+            Compression::sniff(&[0x53, 0x2a, 0x4d, 0x18]),
+            Compression::Zstd
+        );
         assert_eq!(Compression::sniff(b"file"), Compression::None);
-        let e = Compression::None.expect(Compression::Gzip, b"\xfd7zXZ\0").unwrap_err();
+        let e = Compression::None
+            .expect(Compression::Gzip, b"\xfd7zXZ\0")
+            .unwrap_err();
         assert!(e.to_string().contains("the bytes are xz"), "{e}");
     }
 }

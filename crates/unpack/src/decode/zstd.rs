@@ -17,7 +17,9 @@ pub(super) struct Zstd {
 
 impl std::fmt::Debug for Zstd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Zstd").field("window", &self.window).finish_non_exhaustive()
+        f.debug_struct("Zstd")
+            .field("window", &self.window)
+            .finish_non_exhaustive()
     }
 }
 
@@ -26,8 +28,14 @@ impl Zstd {
         let host = |e| Error::host("set up the zstd decoder", e);
         let mut decoder = Decoder::new().map_err(host)?;
         let log = window.max(1 << 10).ilog2().min(31);
-        decoder.set_parameter(DParameter::WindowLogMax(log)).map_err(host)?;
-        Ok(Self { decoder, hint: 0, window })
+        decoder
+            .set_parameter(DParameter::WindowLogMax(log))
+            .map_err(host)?;
+        Ok(Self {
+            decoder,
+            hint: 0,
+            window,
+        })
     }
 
     pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Progress> {
@@ -36,7 +44,10 @@ impl Zstd {
         while total.written < output.len() && (total.read < input.len() || self.hint > 0) {
             let mut from = InBuffer::around(&input[total.read..]);
             let mut to = OutBuffer::around(&mut output[total.written..]);
-            self.hint = self.decoder.run(&mut from, &mut to).map_err(|e| self.error(&e))?;
+            self.hint = self
+                .decoder
+                .run(&mut from, &mut to)
+                .map_err(|e| self.error(&e))?;
             let (read, written) = (from.pos(), to.pos());
             total.read += read;
             total.written += written;

@@ -15,7 +15,10 @@ pub(super) fn number(field: &[u8], what: &str) -> Result<i128> {
         return base256(field, what);
     }
     let digits = field.trim_ascii_start();
-    let end = digits.iter().position(|&b| b == b' ' || b == 0).unwrap_or(digits.len());
+    let end = digits
+        .iter()
+        .position(|&b| b == b' ' || b == 0)
+        .unwrap_or(digits.len());
     let (digits, rest) = digits.split_at(end);
     if rest.iter().any(|&b| b != b' ' && b != 0) {
         return Err(not_a_number(field, what));
@@ -44,7 +47,10 @@ fn base256(field: &[u8], what: &str) -> Result<i128> {
 }
 
 fn not_a_number(field: &[u8], what: &str) -> Error {
-    Error::bad(format!("{what} field `{}` is not a number", crate::error::show(field)))
+    Error::bad(format!(
+        "{what} field `{}` is not a number",
+        crate::error::show(field)
+    ))
 }
 
 /// A NUL-terminated text field; bytes after the first NUL do not count.
@@ -63,14 +69,19 @@ pub(super) fn decimal(text: &[u8], what: &str) -> Result<u64> {
         .filter(|_| canonical)
         .ok_or_else(|| {
             let shown = crate::error::show(text);
-            Error::bad(format!("pax `{what}` value `{shown}` is not a plain decimal number"))
+            Error::bad(format!(
+                "pax `{what}` value `{shown}` is not a plain decimal number"
+            ))
         })
 }
 
 /// A pax time: `[-]seconds[.fraction]`; digits past the ninth are cut.
 pub(super) fn time(text: &[u8]) -> Result<Time> {
     parse_time(text).ok_or_else(|| {
-        Error::bad(format!("pax `mtime` value `{}` is not a time", crate::error::show(text)))
+        Error::bad(format!(
+            "pax `mtime` value `{}` is not a time",
+            crate::error::show(text)
+        ))
     })
 }
 
@@ -86,17 +97,24 @@ fn parse_time(text: &[u8]) -> Option<Time> {
     if whole.is_empty() || !digits(whole) || !digits(fraction) {
         return None;
     }
-    let secs = whole
-        .iter()
-        .try_fold(0_i128, |n, &b| (n < 1 << 64).then(|| n * 10 + i128::from(b - b'0')))?;
+    let secs = whole.iter().try_fold(0_i128, |n, &b| {
+        (n < 1 << 64).then(|| n * 10 + i128::from(b - b'0'))
+    })?;
     let mut nanos = (0..9).fold(0_i128, |n, i| {
         n * 10 + fraction.get(i).map_or(0, |b| i128::from(b - b'0'))
     });
     let mut secs = secs;
     if negative {
-        (secs, nanos) = if nanos > 0 { (-secs - 1, 1_000_000_000 - nanos) } else { (-secs, 0) };
+        (secs, nanos) = if nanos > 0 {
+            (-secs - 1, 1_000_000_000 - nanos)
+        } else {
+            (-secs, 0)
+        };
     }
-    Some(Time { secs: i64::try_from(secs).ok()?, nanos: u32::try_from(nanos).ok()? })
+    Some(Time {
+        secs: i64::try_from(secs).ok()?,
+        nanos: u32::try_from(nanos).ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -129,12 +147,24 @@ mod tests {
 
     #[test]
     fn decimals_are_canonical() {
-        for (text, want) in
-            [("0", Some(0)), ("10", Some(10)), ("18446744073709551615", Some(u64::MAX))]
-        {
+        for (text, want) in [
+            ("0", Some(0)),
+            ("10", Some(10)),
+            ("18446744073709551615", Some(u64::MAX)),
+        ] {
             assert_eq!(decimal(text.as_bytes(), "x").ok(), want);
         }
-        for bad in ["", "+4", " 4", "4 ", "04", "-1", "1.0", "0x10", "18446744073709551616"] {
+        for bad in [
+            "",
+            "+4",
+            " 4",
+            "4 ",
+            "04",
+            "-1",
+            "1.0",
+            "0x10",
+            "18446744073709551616",
+        ] {
             assert!(decimal(bad.as_bytes(), "x").is_err(), "{bad}");
         }
     }
@@ -148,7 +178,16 @@ mod tests {
         assert_eq!(t("-1.5"), Some((-2, 500_000_000)));
         assert_eq!(t("-3"), Some((-3, 0)));
         assert_eq!(t("9223372036854775807"), Some((i64::MAX, 0)));
-        for bad in ["", ".5", "1e9", "0x10", "yesterday", "99999999999999999999", "--1", "1.-5"] {
+        for bad in [
+            "",
+            ".5",
+            "1e9",
+            "0x10",
+            "yesterday",
+            "99999999999999999999",
+            "--1",
+            "1.-5",
+        ] {
             assert_eq!(t(bad), None, "{bad}");
         }
     }

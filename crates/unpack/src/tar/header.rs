@@ -58,12 +58,15 @@ pub(super) fn parse(block: &Block) -> Result<Fields> {
     let mode = number(&block[100..108], "mode")?;
     // Type bits are repeated here by some writers; anything above them is nonsense.
     if !(0..=0o177_777).contains(&mode) {
-        return Err(Error::bad(format!("mode {mode:#o} has bits beyond permissions and type")));
+        return Err(Error::bad(format!(
+            "mode {mode:#o} has bits beyond permissions and type"
+        )));
     }
     let device = match typeflag {
-        b'3' | b'4' => {
-            (number(&block[329..337], "devmajor")?, number(&block[337..345], "devminor")?)
-        }
+        b'3' | b'4' => (
+            number(&block[329..337], "devmajor")?,
+            number(&block[337..345], "devminor")?,
+        ),
         _ => (0, 0),
     };
     Ok(Fields {
@@ -96,8 +99,11 @@ fn magic(block: &Block) -> Result<Magic> {
         // Writers that forget the version, as old docker and Solaris did.
         [b'u', b's', b't', b'a', b'r', 0, ..] => Ok(Magic::Ustar),
         [0, 0, 0, 0, 0, 0, ..] => Ok(Magic::V7),
-        other => Err(Error::bad(format!("`{}` is not the magic of a tar header", show(other)))
-            .with_hint("the layer is not a tar archive, or it is damaged")),
+        other => Err(Error::bad(format!(
+            "`{}` is not the magic of a tar header",
+            show(other)
+        ))
+        .with_hint("the layer is not a tar archive, or it is damaged")),
     }
 }
 
@@ -114,8 +120,10 @@ fn check_sum(block: &Block) -> Result<()> {
     if want == i128::from(unsigned) || want == i128::from(signed) {
         return Ok(());
     }
-    Err(Error::bad(format!("header checksum is {want}, computed {unsigned}"))
-        .with_hint("the layer is not a tar archive, or it is damaged"))
+    Err(
+        Error::bad(format!("header checksum is {want}, computed {unsigned}"))
+            .with_hint("the layer is not a tar archive, or it is damaged"),
+    )
 }
 
 #[cfg(test)]
@@ -138,7 +146,10 @@ mod tests {
     #[test]
     fn reads_what_the_tar_crate_writes() {
         let f = parse(&sample()).unwrap();
-        assert_eq!((f.name.as_slice(), f.typeflag), (b"dir/file".as_slice(), b'0'));
+        assert_eq!(
+            (f.name.as_slice(), f.typeflag),
+            (b"dir/file".as_slice(), b'0')
+        );
         assert_eq!((f.mode, f.uid, f.gid), (0o4755, 1234, 99));
         assert_eq!((f.size, f.mtime), (4097, 1_600_000_000));
     }

@@ -101,8 +101,10 @@ pub(super) fn parse(data: &[u8], limits: &Limits) -> Result<Pax> {
 pub(super) fn check_global(data: &[u8]) -> Result<()> {
     records(data, |key, _| match key {
         b"comment" => Ok(()),
-        _ => Err(Error::bad(format!("global pax header with `{}`", show(key)))
-            .with_hint("readers disagree on global headers: rebuild the layer without them")),
+        _ => Err(
+            Error::bad(format!("global pax header with `{}`", show(key)))
+                .with_hint("readers disagree on global headers: rebuild the layer without them"),
+        ),
     })
 }
 
@@ -186,7 +188,10 @@ impl SparseKeys {
                 }
             }
             _ => {
-                return Err(Error::bad(format!("unknown pax keyword `GNU.sparse.{}`", show(key))));
+                return Err(Error::bad(format!(
+                    "unknown pax keyword `GNU.sparse.{}`",
+                    show(key)
+                )));
             }
         }
         Ok(())
@@ -252,7 +257,16 @@ mod tests {
         .concat();
         let got = p(&data).unwrap();
         assert_eq!(got.path.as_deref(), Some(b"long/b".as_slice()));
-        assert_eq!((got.size, got.mtime), (Some(10), Some(Time { secs: 1, nanos: 250_000_000 })));
+        assert_eq!(
+            (got.size, got.mtime),
+            (
+                Some(10),
+                Some(Time {
+                    secs: 1,
+                    nanos: 250_000_000
+                })
+            )
+        );
         let want: Xattrs = vec![
             (b"user.a".as_slice().into(), b"".as_slice().into()),
             (b"user.b".as_slice().into(), b"2".as_slice().into()),

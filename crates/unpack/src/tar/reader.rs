@@ -100,16 +100,39 @@ enum State {
     /// One zero block was read.
     HalfEnd,
     /// The content of an extended header: `left` bytes, then padding.
-    Meta { kind: MetaKind, left: u64, data: Vec<u8> },
+    Meta {
+        kind: MetaKind,
+        left: u64,
+        data: Vec<u8>,
+    },
     /// Extension blocks of an old GNU sparse header.
-    OldSparse { entry: Box<Entry>, map: OldGnu, stored: u64 },
+    OldSparse {
+        entry: Box<Entry>,
+        map: OldGnu,
+        stored: u64,
+    },
     /// The map before the payload of a sparse file in format 1.0.
-    PaxMap { entry: Box<Entry>, map: Pax10, real_size: u64, stored: u64 },
+    PaxMap {
+        entry: Box<Entry>,
+        map: Pax10,
+        real_size: u64,
+        stored: u64,
+    },
     /// An entry complete but for handing it out.
-    Ready { entry: Box<Entry>, stored: u64 },
+    Ready {
+        entry: Box<Entry>,
+        stored: u64,
+    },
     /// `left` bytes of payload in the current segment, then the rest of the map.
-    Payload { at: u64, left: u64, rest: std::vec::IntoIter<Segment>, pad: u64 },
-    Padding { left: u64 },
+    Payload {
+        at: u64,
+        left: u64,
+        rest: std::vec::IntoIter<Segment>,
+        pad: u64,
+    },
+    Padding {
+        left: u64,
+    },
     End,
 }
 
@@ -151,8 +174,9 @@ impl Reader {
         let mut used = 0;
         loop {
             let start = self.position;
-            let (n, step) =
-                self.advance(&input[used..]).map_err(|e| e.at_offset(Stream::Tar, start))?;
+            let (n, step) = self
+                .advance(&input[used..])
+                .map_err(|e| e.at_offset(Stream::Tar, start))?;
             self.position += n as u64;
             match step {
                 None => used += n,
@@ -182,7 +206,9 @@ impl Reader {
     /// 0 where there is none or the entry is sparse.
     pub fn skippable(&self) -> u64 {
         match &self.state {
-            State::Payload { left, rest, pad, .. } if rest.len() == 0 => left + pad,
+            State::Payload {
+                left, rest, pad, ..
+            } if rest.len() == 0 => left + pad,
             State::Padding { left } => *left,
             _ => 0,
         }
@@ -229,7 +255,12 @@ impl Reader {
                 }
                 Ok((n, None))
             }
-            State::Payload { at, left, rest, pad } => {
+            State::Payload {
+                at,
+                left,
+                rest,
+                pad,
+            } => {
                 if *left == 0 {
                     if let Some(next) = rest.next() {
                         (*at, *left) = (next.offset, next.len);
@@ -240,7 +271,10 @@ impl Reader {
                     }
                 }
                 let n = take(*left, input);
-                let step = Step::Data { range: 0..n, at: *at };
+                let step = Step::Data {
+                    range: 0..n,
+                    at: *at,
+                };
                 *at += n as u64;
                 *left -= n as u64;
                 Ok((n, (n > 0).then_some(step)))
@@ -274,7 +308,9 @@ impl Reader {
                 if n < missing {
                     return Ok((n, None));
                 }
-                let block: Block = mem::take(&mut self.partial).try_into().unwrap_or([0; BLOCK]);
+                let block: Block = mem::take(&mut self.partial)
+                    .try_into()
+                    .unwrap_or([0; BLOCK]);
                 Ok((n, self.block(&block)?))
             }
         }
@@ -289,7 +325,11 @@ impl Reader {
             }
             State::HalfEnd => Err(Error::bad("an entry follows a single zero block")
                 .with_hint("readers disagree on where this archive ends: rebuild the layer")),
-            State::OldSparse { mut entry, mut map, stored } => {
+            State::OldSparse {
+                mut entry,
+                mut map,
+                stored,
+            } => {
                 if map.extend(block, &self.limits)? {
                     self.state = State::OldSparse { entry, map, stored };
                 } else {
@@ -298,7 +338,12 @@ impl Reader {
                 }
                 Ok(None)
             }
-            State::PaxMap { mut entry, mut map, real_size, stored } => {
+            State::PaxMap {
+                mut entry,
+                mut map,
+                real_size,
+                stored,
+            } => {
                 if stored < map.bytes + BLOCK as u64 {
                     return Err(Error::bad("sparse map is longer than the payload"));
                 }
@@ -307,7 +352,12 @@ impl Reader {
                     entry.kind = sparse_file((real_size, map.finish(real_size, stored)?));
                     self.state = State::Ready { entry, stored };
                 } else {
-                    self.state = State::PaxMap { entry, map, real_size, stored };
+                    self.state = State::PaxMap {
+                        entry,
+                        map,
+                        real_size,
+                        stored,
+                    };
                 }
                 Ok(None)
             }
@@ -329,7 +379,11 @@ impl Reader {
         let at_name = |e: Error, name: &[u8], n| e.at_entry(n, name);
         let fields = header::parse(block).map_err(|e| {
             // The name is only worth showing if the block looks like a header at all.
-            if self.entries == 0 { e } else { at_name(e, &[], self.entries) }
+            if self.entries == 0 {
+                e
+            } else {
+                at_name(e, &[], self.entries)
+            }
         })?;
         let kind = match fields.typeflag {
             b'x' => MetaKind::Pax,
@@ -339,7 +393,9 @@ impl Reader {
             _ => {
                 let n = self.entries;
                 let spelled = self.spelled(&fields);
-                return self.entry(fields, block).map_err(|e| at_name(e, &spelled, n));
+                return self
+                    .entry(fields, block)
+                    .map_err(|e| at_name(e, &spelled, n));
             }
         };
         self.meta_header(kind, fields.size)?;
@@ -350,7 +406,9 @@ impl Reader {
     fn spelled(&self, fields: &Fields) -> Vec<u8> {
         let pax = self.pending.pax.as_ref();
         let name = pax.and_then(|p| p.sparse.name.as_ref().or(p.path.as_ref()));
-        name.or(self.pending.long_name.as_ref()).unwrap_or(&fields.name).clone()
+        name.or(self.pending.long_name.as_ref())
+            .unwrap_or(&fields.name)
+            .clone()
     }
 
     fn meta_header(&mut self, kind: MetaKind, size: u64) -> Result<()> {
@@ -366,13 +424,19 @@ impl Reader {
             MetaKind::Global => self.pending.any(),
         };
         if twice {
-            return Err(Error::bad("an extended header does not stand before its entry")
-                .with_hint("readers disagree on which header counts: rebuild the layer"));
+            return Err(
+                Error::bad("an extended header does not stand before its entry")
+                    .with_hint("readers disagree on which header counts: rebuild the layer"),
+            );
         }
         if !self.pending.any() {
             self.pending.offset = self.position;
         }
-        self.state = State::Meta { kind, left: size, data: Vec::new() };
+        self.state = State::Meta {
+            kind,
+            left: size,
+            data: Vec::new(),
+        };
         Ok(())
     }
 
@@ -404,22 +468,31 @@ impl Reader {
             mode: fields.mode,
             uid: id(pax.uid.map_or(fields.uid, i128::from), "uid")?,
             gid: id(pax.gid.map_or(fields.gid, i128::from), "gid")?,
-            mtime: pax.mtime.unwrap_or(Time { secs: fields.mtime, nanos: 0 }),
+            mtime: pax.mtime.unwrap_or(Time {
+                secs: fields.mtime,
+                nanos: 0,
+            }),
             xattrs: pax.xattrs,
         };
         let device = |limit: (i128, i128)| -> Result<(u32, u32)> {
             let (major, minor) = fields.device;
             let fits = (0..limit.0).contains(&major) && (0..limit.1).contains(&minor);
             let pair = u32::try_from(major).ok().zip(u32::try_from(minor).ok());
-            pair.filter(|_| fits).ok_or_else(|| {
-                Error::bad(format!("device number {major}:{minor} is out of range"))
-            })
+            pair.filter(|_| fits)
+                .ok_or_else(|| Error::bad(format!("device number {major}:{minor} is out of range")))
         };
         let kind = match fields.typeflag {
             0 | b'0' if is_dir => EntryKind::Dir,
-            0 | b'0' | b'7' | b'S' => EntryKind::File { size: stored, sparse: None },
-            b'1' => EntryKind::HardLink { target: self.hard_link(&link)? },
-            b'2' => EntryKind::Symlink { target: self.symlink(link)? },
+            0 | b'0' | b'7' | b'S' => EntryKind::File {
+                size: stored,
+                sparse: None,
+            },
+            b'1' => EntryKind::HardLink {
+                target: self.hard_link(&link)?,
+            },
+            b'2' => EntryKind::Symlink {
+                target: self.symlink(link)?,
+            },
             b'3' => {
                 let (major, minor) = device((1 << 12, 1 << 20))?;
                 EntryKind::Char { major, minor }
@@ -431,21 +504,32 @@ impl Reader {
             b'5' => EntryKind::Dir,
             b'6' => EntryKind::Fifo,
             other => {
-                return Err(Error::bad(format!("unknown entry type `{}`", show(&[other])))
-                    .with_hint("readers disagree on such entries: rebuild the layer"));
+                return Err(
+                    Error::bad(format!("unknown entry type `{}`", show(&[other])))
+                        .with_hint("readers disagree on such entries: rebuild the layer"),
+                );
             }
         };
         let is_file = matches!(kind, EntryKind::File { .. });
         // Some writers leave a hard link's size in place; its data never follows.
         if stored != 0 && !is_file && !matches!(kind, EntryKind::HardLink { .. }) {
-            return Err(Error::bad(format!("an entry of its type has no data, yet size {stored}"))
-                .with_hint("readers disagree on what follows: rebuild the layer"));
+            return Err(Error::bad(format!(
+                "an entry of its type has no data, yet size {stored}"
+            ))
+            .with_hint("readers disagree on what follows: rebuild the layer"));
         }
         if pax.sparse.any && (!is_file || fields.typeflag == b'S') {
-            return Err(Error::bad("pax sparse records on an entry that is not a plain file"));
+            return Err(Error::bad(
+                "pax sparse records on an entry that is not a plain file",
+            ));
         }
-        let entry =
-            Box::new(Entry { index: self.entries, offset: self.position, path, kind, meta });
+        let entry = Box::new(Entry {
+            index: self.entries,
+            offset: self.position,
+            path,
+            kind,
+            meta,
+        });
         self.entries += 1;
         self.state = if fields.typeflag == b'S' {
             let (map, more) = OldGnu::start(block)?;
@@ -475,15 +559,20 @@ impl Reader {
             return Err(Error::bad("pax sparse records without the file's size"));
         };
         match (keys.major, keys.minor, keys.map) {
-            (Some(1), Some(0), None) => {
-                Ok(State::PaxMap { entry, map: Pax10::default(), real_size, stored })
-            }
+            (Some(1), Some(0), None) => Ok(State::PaxMap {
+                entry,
+                map: Pax10::default(),
+                real_size,
+                stored,
+            }),
             (None | Some(0), None | Some(0 | 1), Some(map)) => {
                 let map = super::sparse::check(map, real_size, stored)?;
                 entry.kind = sparse_file((real_size, map));
                 Ok(State::Ready { entry, stored })
             }
-            _ => Err(Error::bad("pax sparse records of an unknown or mixed format")),
+            _ => Err(Error::bad(
+                "pax sparse records of an unknown or mixed format",
+            )),
         }
     }
 
@@ -520,15 +609,22 @@ impl Reader {
             self.file_bytes = self.file_bytes.saturating_add(*size);
             if self.file_bytes > most {
                 let message = format!("files of more than {most} bytes");
-                return Err(Error::limit(message, "layer-bytes")
-                    .at_entry(entry.index, &entry.path));
+                return Err(Error::limit(message, "layer-bytes").at_entry(entry.index, &entry.path));
             }
             let segments = match sparse {
                 Some(map) => map.to_vec(),
-                None => vec![Segment { offset: 0, len: *size }],
+                None => vec![Segment {
+                    offset: 0,
+                    len: *size,
+                }],
             };
             let rest = segments.into_iter();
-            self.state = State::Payload { at: 0, left: 0, rest, pad: padding(stored) };
+            self.state = State::Payload {
+                at: 0,
+                left: 0,
+                rest,
+                pad: padding(stored),
+            };
         }
         Ok(Step::Entry(*entry))
     }
@@ -539,7 +635,10 @@ fn take(left: u64, input: &[u8]) -> usize {
 }
 
 fn sparse_file((size, map): (u64, Box<[Segment]>)) -> EntryKind {
-    EntryKind::File { size, sparse: Some(map) }
+    EntryKind::File {
+        size,
+        sparse: Some(map),
+    }
 }
 
 /// The value that counts: an extended one if there is one, never two.
@@ -563,7 +662,9 @@ fn gnu_long(mut data: Vec<u8>) -> Result<Vec<u8>> {
         data.pop();
     }
     if data.is_empty() || data.contains(&0) {
-        return Err(Error::bad("GNU long name that is empty or contains a NUL byte"));
+        return Err(Error::bad(
+            "GNU long name that is empty or contains a NUL byte",
+        ));
     }
     Ok(data)
 }

@@ -14,7 +14,10 @@ use crate::{
 
 pub(super) fn map_too_large(limits: &Limits) -> Error {
     let most = limits.sparse_map_bytes;
-    Error::limit(format!("sparse map of more than {most} bytes"), "sparse-map-bytes")
+    Error::limit(
+        format!("sparse map of more than {most} bytes"),
+        "sparse-map-bytes",
+    )
 }
 
 /// Checks that segments are ordered, disjoint and inside the file, and that the archive holds
@@ -33,7 +36,9 @@ pub(super) fn check(map: Vec<Segment>, real_size: u64, stored: u64) -> Result<Bo
         sum += s.len;
     }
     if sum != stored {
-        return Err(Error::bad(format!("sparse map has {sum} bytes, the archive {stored}")));
+        return Err(Error::bad(format!(
+            "sparse map has {sum} bytes, the archive {stored}"
+        )));
     }
     Ok(map.into_iter().filter(|s| s.len > 0).collect())
 }
@@ -49,7 +54,10 @@ impl OldGnu {
     /// Starts with the header; true if an extension block follows.
     pub(super) fn start(header: &Block) -> Result<(Self, bool)> {
         let real_size = size(&header[483..495])?;
-        let mut this = Self { map: Vec::new(), real_size };
+        let mut this = Self {
+            map: Vec::new(),
+            real_size,
+        };
         this.segments(&header[386..482])?;
         Ok((this, header[482] != 0))
     }
@@ -68,7 +76,10 @@ impl OldGnu {
             if pair.iter().all(|&b| b == 0) {
                 break;
             }
-            self.map.push(Segment { offset: size(&pair[..12])?, len: size(&pair[12..])? });
+            self.map.push(Segment {
+                offset: size(&pair[..12])?,
+                len: size(&pair[12..])?,
+            });
         }
         Ok(())
     }
@@ -124,7 +135,12 @@ impl Pax10 {
     /// The map; `stored` counts the payload's bytes after it.
     pub(super) fn finish(self, real_size: u64, stored: u64) -> Result<Box<[Segment]>> {
         let pairs = self.numbers.chunks_exact(2);
-        let map = pairs.map(|p| Segment { offset: p[0], len: p[1] }).collect();
+        let map = pairs
+            .map(|p| Segment {
+                offset: p[0],
+                len: p[1],
+            })
+            .collect();
         check(map, real_size, stored)
     }
 }
@@ -139,7 +155,10 @@ mod tests {
 
     #[test]
     fn maps_are_checked() {
-        assert_eq!(*check(vec![seg(0, 4), seg(8, 0)], 8, 4).unwrap(), [seg(0, 4)]);
+        assert_eq!(
+            *check(vec![seg(0, 4), seg(8, 0)], 8, 4).unwrap(),
+            [seg(0, 4)]
+        );
         assert!(check(vec![seg(4, 4), seg(0, 4)], 8, 8).is_err());
         assert!(check(vec![seg(0, 4), seg(3, 1)], 8, 5).is_err());
         assert!(check(vec![seg(0, 9)], 8, 9).is_err());

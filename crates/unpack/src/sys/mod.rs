@@ -1,6 +1,8 @@
 //! The only module of this crate with `unsafe`: calls that no safe crate offers.
 #![allow(unsafe_code)]
 
+pub(crate) mod ring;
+
 use std::ptr::NonNull;
 
 use libdeflate_sys as ffi;
@@ -24,9 +26,9 @@ impl Inflate {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: takes no arguments; a null result is handled.
         let raw = unsafe { ffi::libdeflate_alloc_decompressor() };
-        NonNull::new(raw).map(Self).ok_or_else(|| {
-            Error::host("set up the gzip decoder", std::io::ErrorKind::OutOfMemory)
-        })
+        NonNull::new(raw)
+            .map(Self)
+            .ok_or_else(|| Error::host("set up the gzip decoder", std::io::ErrorKind::OutOfMemory))
     }
 
     /// Decodes one raw deflate stream at the start of `input`: (bytes read, bytes written).
@@ -82,4 +84,11 @@ pub(crate) fn private_umask() -> bool {
     }
     rustix::process::umask(rustix::fs::Mode::empty());
     true
+}
+
+/// CPU time of the calling thread.
+pub(crate) fn thread_cpu() -> std::time::Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let nanos = u32::try_from(t.tv_nsec).unwrap_or_default();
+    std::time::Duration::new(u64::try_from(t.tv_sec).unwrap_or_default(), nanos)
 }

@@ -1,0 +1,718 @@
+//! The tree being built, reached only through directory descriptors.
+//!
+//! Paths are walked one component at a time from a descriptor we hold, with openat2 forbidding
+//! symlinks, magic links and leaving the directory. Symlinks are read and followed here, inside
+//! the root, as the kernel would follow them after a chroot. So no name, link or `..` in an image
+//! can reach outside, and no path is ever joined into a string that the kernel resolves.
+//!
+//! For an overlay layer the tree is the layer's own directory, seen merged with the layers below
+//! ([`Root::with_lowers`]): a directory that only lies below is copied up, without its content,
+//! as soon as something is put into it.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rustix::{
+    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat},
+    io::Errno,
+};
+
+use crate::{
+    entry::{Time, Xattrs, split},
+    error::{Error, Result, show},
+    fault,
+};
+
+/// Symlinks followed on one path, as in the kernel.
+const MOST_LINKS: usize = 40;
+
+const DIR_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// An open directory of the tree.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+    /// Unique among the directories opened by one [`Root`].
+    pub id: u64,
+    /// Real path from the root: no symlink on the way. Empty for the root.
+    pub path: Box<[u8]>,
+    /// Attributes when it was opened, before this layer put anything into it.
+    pub before: Attrs,
+    /// New names in it inherit its group.
+    pub setgid: bool,
+    /// New names in it inherit an access list.
+    pub default_acl: bool,
+    /// It was created by this `Root` just now.
+    pub created: bool,
+    /// Its mode was opened up for us; [`Dir::before`] has the real one.
+    pub unlocked: bool,
+    /// Indices of the lower layers whose directories show through, topmost first.
+    lowers: Box<[u16]>,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What must be restored on a directory whose content changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attrs {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Time,
+}
+
+impl Attrs {
+    pub(crate) fn of(st: &Stat) -> Self {
+        Self {
+            mode: st.st_mode & 0o7777,
+            uid: st.st_uid,
+            gid: st.st_gid,
+            mtime: Time {
+                secs: st.st_mtime,
+                nanos: u32::try_from(st.st_mtime_nsec).unwrap_or_default(),
+            },
+        }
+    }
+}
+
+/// What a name in a directory is.
+#[derive(Debug)]
+pub(crate) enum Child {
+    Dir(Arc<Dir>),
+    Symlink(Vec<u8>),
+    /// Neither a directory nor a symlink.
+    Other,
+    Absent,
+}
+
+/// What to do about missing directories on a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Create them, replacing what is not a directory.
+    Create,
+    /// Give up: nothing is there.
+    Stop,
+}
+
+/// Told of what the walk does on its way, so that it is noted in the layer's plan.
+pub(crate) trait Walk {
+    /// `name` in `dir` is about to be looked at: writes to it that are under way must be done.
+    fn settle(&mut self, root: &mut Root, dir: &Arc<Dir>, name: &[u8]) -> Result<()>;
+    /// `name` in `dir` is not a directory and is in the way of one.
+    fn clear(&mut self, root: &mut Root, dir: &Arc<Dir>, name: &[u8]) -> Result<()>;
+    /// `dir` was created in `parent` though the layer has no entry for it. `below` has what a
+    /// lower layer's directory of that name has, if there is one.
+    fn implied(
+        &mut self,
+        parent: &Arc<Dir>,
+        dir: &Arc<Dir>,
+        below: Option<(Attrs, Xattrs)>,
+    ) -> Result<()>;
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Root {
+    top: Arc<Dir>,
+    /// Open directories by real path.
+    cache: HashMap<Box<[u8]>, Arc<Dir>>,
+    most_open: usize,
+    next_id: u64,
+    /// The last directory resolved, by the path as the archive spelled it.
+    last: Option<(Box<[u8]>, Arc<Dir>)>,
+    lowers: Vec<Arc<OwnedFd>>,
+    overlay_xattr: Option<&'static str>,
+    openat2: AtomicBool,
+}
+
+impl Root {
+    /// The tree under `fd`.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self> {
+        let st = fs::fstat(&fd).map_err(|e| Error::host("look at the destination", e))?;
+        if FileType::from_raw_mode(st.st_mode) != FileType::Directory {
+            return Err(Error::host("open the destination", Errno::NOTDIR));
+        }
+        let top = Arc::new(Dir {
+            default_acl: has_default_acl(fd.as_fd()),
+            fd,
+            id: 0,
+            path: Box::default(),
+            before: Attrs::of(&st),
+            setgid: st.st_mode & 0o2000 != 0,
+            created: false,
+            unlocked: false,
+            lowers: Box::default(),
+        });
+        let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let most_open = usize::try_from(open.unwrap_or(4096) / 4)
+            .unwrap_or(512)
+            .clamp(12, 512);
+        Ok(Self {
+            top,
+            cache: HashMap::new(),
+            most_open,
+            next_id: 1,
+            last: None,
+            lowers: Vec::new(),
+            overlay_xattr: None,
+            openat2: AtomicBool::new(true),
+        })
+    }
+
+    /// Sees the tree merged with `lowers`, topmost first; `opaque` is the attribute that marks
+    /// opaque directories in them.
+    pub(crate) fn with_lowers(mut self, lowers: Vec<Arc<OwnedFd>>, opaque: &'static str) -> Self {
+        let all: Vec<u16> = (0..lowers.len())
+            .filter_map(|i| u16::try_from(i).ok())
+            .collect();
+        self.overlay_xattr = Some(opaque);
+        self.lowers = lowers;
+        if let Some(top) = Arc::get_mut(&mut self.top) {
+            top.lowers = all.into();
+        }
+        self
+    }
+
+    /// The root directory.
+    pub(crate) fn top(&self) -> &Arc<Dir> {
+        &self.top
+    }
+
+    /// The open directory with this real path, if it is in the cache.
+    pub(crate) fn cached(&self, real: &[u8]) -> Option<&Arc<Dir>> {
+        if real.is_empty() {
+            Some(&self.top)
+        } else {
+            self.cache.get(real)
+        }
+    }
+
+    /// Forgets `real` and everything under it: it is about to be replaced.
+    pub(crate) fn forget(&mut self, real: &[u8]) {
+        self.last = None;
+        self.cache.retain(|path, _| !is_under(path, real));
+    }
+
+    /// Closes all cached directories.
+    pub(crate) fn forget_all(&mut self) {
+        self.last = None;
+        self.cache.clear();
+    }
+
+    /// Looks at the root directory anew and closes all others: another layer begins.
+    pub(crate) fn renew(&mut self) -> Result<()> {
+        let lowers = self.top.lowers.clone();
+        self.renew_top(lowers)
+    }
+
+    /// Lower layers no longer show through the root directory.
+    pub(crate) fn hide_lowers(&mut self) -> Result<()> {
+        self.renew_top(Box::default())
+    }
+
+    fn renew_top(&mut self, lowers: Box<[u16]>) -> Result<()> {
+        self.forget_all();
+        let host = |e| Error::host("look at the root directory", e);
+        let fd = self
+            .top
+            .fd
+            .try_clone()
+            .map_err(|e| Error::host("reopen the root", e))?;
+        let st = fs::fstat(&fd).map_err(|e| host(e))?;
+        let id = self.next_id;
+        self.next_id += 1;
+        self.top = Arc::new(Dir {
+            default_acl: has_default_acl(fd.as_fd()),
+            fd,
+            id,
+            path: Box::default(),
+            before: Attrs::of(&st),
+            setgid: st.st_mode & 0o2000 != 0,
+            created: false,
+            unlocked: false,
+            lowers,
+        });
+        Ok(())
+    }
+
+    /// Whether any lower layer shows through `dir`.
+    pub(crate) fn is_merged(dir: &Dir) -> bool {
+        !dir.lowers.is_empty()
+    }
+
+    /// The directory at `path`, symlinks followed inside the root. `None` if it is not there and
+    /// `missing` is [`Missing::Stop`].
+    pub(crate) fn resolve(
+        &mut self,
+        path: &[u8],
+        missing: Missing,
+        walk: &mut dyn Walk,
+    ) -> Result<Option<Arc<Dir>>> {
+        if path.is_empty() {
+            return Ok(Some(self.top.clone()));
+        }
+        if let Some((last, dir)) = &self.last
+            && **last == *path
+        {
+            return Ok(Some(dir.clone()));
+        }
+        let found = match self.cache.get(path) {
+            Some(dir) => Some(dir.clone()),
+            None => self.walk(path, missing, walk)?,
+        };
+        if let Some(dir) = &found {
+            self.last = Some((path.into(), dir.clone()));
+        }
+        Ok(found)
+    }
+
+    fn walk(
+        &mut self,
+        path: &[u8],
+        missing: Missing,
+        walk: &mut dyn Walk,
+    ) -> Result<Option<Arc<Dir>>> {
+        // Start from the nearest directory that is open.
+        let (mut dir, mut rest) = (self.top.clone(), path);
+        let mut above = split(path).0;
+        while !above.is_empty() {
+            if let Some(open) = self.cache.get(above) {
+                (dir, rest) = (open.clone(), &path[above.len() + 1..]);
+                break;
+            }
+            above = split(above).0;
+        }
+        let mut todo: Vec<Box<[u8]>> = components(rest).rev().collect();
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            if *name == *b".." {
+                let up = split(&dir.path).0.to_vec();
+                dir = self.reopen(&up)?;
+                continue;
+            }
+            walk.settle(self, &dir, &name)?;
+            match self.child(&dir, &name, walk)? {
+                Child::Dir(child) => dir = child,
+                Child::Symlink(target) => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Error::bad("too many symlinks on the way to it"));
+                    }
+                    if target.starts_with(b"/") {
+                        dir = self.top.clone();
+                    }
+                    todo.extend(components(&target).rev());
+                }
+                Child::Other | Child::Absent if missing == Missing::Stop => return Ok(None),
+                Child::Other => {
+                    walk.clear(self, &dir, &name)?;
+                    dir = self.imply(&dir, &name, walk)?;
+                }
+                Child::Absent => dir = self.imply(&dir, &name, walk)?,
+            }
+        }
+        Ok(Some(dir))
+    }
+
+    /// The directory with this real path, which has no symlinks and exists.
+    fn reopen(&mut self, real: &[u8]) -> Result<Arc<Dir>> {
+        if let Some(dir) = self.cached(real) {
+            return Ok(dir.clone());
+        }
+        let (above, name) = split(real);
+        // Recursion is as deep as the path is long; a loop keeps the stack flat.
+        let mut dir = self.top.clone();
+        for part in components(above).chain([name.into()]) {
+            dir = match self.open_child(&dir, &part)? {
+                Child::Dir(child) => child,
+                _ => return Err(Error::host(format!("open `{}`", show(real)), Errno::NOENT)),
+            };
+        }
+        Ok(dir)
+    }
+
+    /// Opens a directory by its real path, to set its attributes; `None` if it is gone.
+    pub(crate) fn open_real(&mut self, real: &[u8]) -> Result<Option<Arc<Dir>>> {
+        match self.reopen(real) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(e) if e.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What `name` in `dir` is. A directory that only lower layers have is copied up.
+    fn child(&mut self, dir: &Arc<Dir>, name: &[u8], walk: &mut dyn Walk) -> Result<Child> {
+        let child = self.open_child(dir, name)?;
+        if !matches!(child, Child::Absent) || dir.lowers.is_empty() {
+            return Ok(child);
+        }
+        match self.lower_child(dir, name)? {
+            Lower::Dir(layers) => {
+                let below = self.lower_attrs(layers[0], &join(&dir.path, name))?;
+                let copy = self.make(dir, name, layers)?;
+                walk.implied(dir, &copy, Some(below))?;
+                Ok(Child::Dir(copy))
+            }
+            Lower::Symlink(target) => Ok(Child::Symlink(target)),
+            // A directory put here hides it.
+            Lower::Other | Lower::Absent => Ok(Child::Absent),
+        }
+    }
+
+    /// What `name` in `dir` is in this tree alone.
+    pub(crate) fn open_child(&mut self, dir: &Arc<Dir>, name: &[u8]) -> Result<Child> {
+        let real = join(&dir.path, name);
+        if let Some(open) = self.cache.get(&*real) {
+            return Ok(Child::Dir(open.clone()));
+        }
+        let mut locked = None;
+        let fd = match self.open_at(dir.as_fd(), name, DIR_FLAGS) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(Child::Absent),
+            Err(Errno::NOTDIR | Errno::LOOP) => return self.not_a_dir(dir, name),
+            Err(Errno::ACCESS) => {
+                let (fd, mode) = self.force_open(dir, name)?;
+                locked = Some(mode);
+                fd
+            }
+            Err(e) => return Err(Error::host(format!("open `{}`", show(&real)), e)),
+        };
+        let lowers = match self.overlay_xattr {
+            Some(opaque) if !dir.lowers.is_empty() && !is_opaque(fd.as_fd(), opaque) => {
+                match self.lower_child(dir, name)? {
+                    Lower::Dir(layers) => layers,
+                    _ => Box::default(),
+                }
+            }
+            _ => Box::default(),
+        };
+        self.keep(fd, real, lowers, None, locked).map(Child::Dir)
+    }
+
+    fn not_a_dir(&self, dir: &Dir, name: &[u8]) -> Result<Child> {
+        match fs::readlinkat(dir, name, Vec::new()) {
+            Ok(target) => Ok(Child::Symlink(target.into_bytes())),
+            Err(Errno::INVAL) => Ok(Child::Other),
+            Err(Errno::NOENT) => Ok(Child::Absent),
+            Err(e) => Err(Error::host(
+                format!("read `{}`", show(&join(&dir.path, name))),
+                e,
+            )),
+        }
+    }
+
+    /// An ordinary user's directory that its own mode locks: opened up until its attributes are
+    /// restored at the end.
+    fn force_open(&self, dir: &Dir, name: &[u8]) -> Result<(OwnedFd, u32)> {
+        let host = |e| Error::host(format!("open `{}`", show(&join(&dir.path, name))), e);
+        let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = self.open_at(dir.as_fd(), name, path_only).map_err(host)?;
+        let mode = fs::fstat(&handle).map_err(host)?.st_mode & 0o7777;
+        chmod_handle(handle.as_fd(), 0o700).map_err(host)?;
+        Ok((
+            self.open_at(dir.as_fd(), name, DIR_FLAGS).map_err(host)?,
+            mode,
+        ))
+    }
+
+    /// Opens one component, never through a symlink and never out of `dir`.
+    fn open_at(&self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        fault::point("open").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        if self.openat2.load(Ordering::Relaxed) {
+            let resolve =
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            match fs::openat2(dir, name, flags, Mode::empty(), resolve) {
+                Err(Errno::NOSYS | Errno::PERM) => self.openat2.store(false, Ordering::Relaxed),
+                Err(Errno::AGAIN) => {}
+                done => return done,
+            }
+        }
+        // One component without a slash and O_NOFOLLOW cannot leave `dir` either.
+        fs::openat(dir, name, flags, Mode::empty())
+    }
+
+    /// Creates a directory that the layer only implies, where nothing shows through.
+    fn imply(&mut self, dir: &Arc<Dir>, name: &[u8], walk: &mut dyn Walk) -> Result<Arc<Dir>> {
+        let new = self.create_hiding(dir, name)?;
+        walk.implied(dir, &new, None)?;
+        Ok(new)
+    }
+
+    /// Creates a directory that the layer has an entry for; `None` if something is there. In an
+    /// overlay layer the lower directories of the same name show through it.
+    pub(crate) fn create(&mut self, dir: &Arc<Dir>, name: &[u8]) -> Result<Option<Arc<Dir>>> {
+        let lowers = match self.lower_child(dir, name)? {
+            Lower::Dir(layers) => layers,
+            _ => Box::default(),
+        };
+        match self.make(dir, name, lowers) {
+            Err(e) if e.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    /// Creates a directory that hides what lower layers have of the same name.
+    pub(crate) fn create_hiding(&mut self, dir: &Arc<Dir>, name: &[u8]) -> Result<Arc<Dir>> {
+        let hides = match self.overlay_xattr {
+            Some(opaque) if matches!(self.lower_child(dir, name)?, Lower::Dir(_)) => Some(opaque),
+            _ => None,
+        };
+        let new = self.make(dir, name, Box::default())?;
+        if let Some(opaque) = hides {
+            crate::attrs::mark_opaque(new.as_fd(), opaque)?;
+        }
+        Ok(new)
+    }
+
+    fn make(&mut self, dir: &Arc<Dir>, name: &[u8], lowers: Box<[u16]>) -> Result<Arc<Dir>> {
+        let real = join(&dir.path, name);
+        let host = |e| Error::host(format!("create the directory `{}`", show(&real)), e);
+        fault::point("mkdir").map_err(|e| Error::host("create a directory", e))?;
+        // Opened up to the owner until its mode is set, with all else, at the end.
+        match fs::mkdirat(dir, name, Mode::RWXU) {
+            Err(e) => Err(host(e)),
+            Ok(()) => {
+                let fd = self.open_at(dir.as_fd(), name, DIR_FLAGS).map_err(host)?;
+                self.keep(fd, real, lowers, Some(dir), None)
+            }
+        }
+    }
+
+    fn keep(
+        &mut self,
+        fd: OwnedFd,
+        real: Box<[u8]>,
+        lowers: Box<[u16]>,
+        created_in: Option<&Dir>,
+        locked: Option<u32>,
+    ) -> Result<Arc<Dir>> {
+        let created = created_in.is_some();
+        if created_in.is_some_and(|above| above.default_acl) {
+            crate::attrs::drop_acls(fd.as_fd());
+        }
+        let default_acl = !created && has_default_acl(fd.as_fd());
+        let st = fs::fstat(&fd).map_err(|e| Error::host("look at a directory", e))?;
+        let mut before = Attrs::of(&st);
+        before.mode = locked.unwrap_or(before.mode);
+        let dir = Arc::new(Dir {
+            fd,
+            id: self.next_id,
+            path: real.clone(),
+            before,
+            setgid: st.st_mode & 0o2000 != 0,
+            default_acl,
+            created,
+            unlocked: locked.is_some(),
+            lowers,
+        });
+        self.next_id += 1;
+        if self.cache.len() >= self.most_open {
+            self.forget_all();
+        }
+        self.cache.insert(real, dir.clone());
+        Ok(dir)
+    }
+}
+
+/// What `name` is in the merged view of the lower layers alone.
+#[derive(Debug)]
+pub(crate) enum Lower {
+    /// A directory, and the layers whose directories are merged in it, topmost first.
+    Dir(Box<[u16]>),
+    Symlink(Vec<u8>),
+    Other,
+    Absent,
+}
+
+impl Root {
+    /// Looks `name` up in the lower layers that show through `dir`, by overlayfs's rules.
+    pub(crate) fn lower_child(&self, dir: &Dir, name: &[u8]) -> Result<Lower> {
+        let real = join(&dir.path, name);
+        let mut dirs = Vec::new();
+        for &layer in &dir.lowers {
+            match self.in_layer(layer, &real)? {
+                LayerHas::Nothing => {}
+                LayerHas::Dir { opaque } => {
+                    dirs.push(layer);
+                    if opaque {
+                        break;
+                    }
+                }
+                _ if !dirs.is_empty() => break,
+                LayerHas::Whiteout => return Ok(Lower::Absent),
+                LayerHas::Symlink(target) => return Ok(Lower::Symlink(target)),
+                LayerHas::Other => return Ok(Lower::Other),
+            }
+        }
+        Ok(if dirs.is_empty() {
+            Lower::Absent
+        } else {
+            Lower::Dir(dirs.into())
+        })
+    }
+
+    fn in_layer(&self, layer: u16, real: &[u8]) -> Result<LayerHas> {
+        let host = |e| Error::host(format!("look at `{}` in a lower layer", show(real)), e);
+        let root = self.lowers[usize::from(layer)].as_fd();
+        let (above, name) = split(real);
+        let dir;
+        let dir = if above.is_empty() {
+            root
+        } else {
+            match open_path(root, above) {
+                Ok(fd) => dir = fd,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(LayerHas::Nothing),
+                Err(e) => return Err(host(e)),
+            }
+            dir.as_fd()
+        };
+        let st = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(st) => st,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(LayerHas::Nothing),
+            Err(e) => return Err(host(e)),
+        };
+        match FileType::from_raw_mode(st.st_mode) {
+            FileType::Directory => {
+                let fd = fs::openat(dir, name, DIR_FLAGS, Mode::empty()).map_err(host)?;
+                let opaque = self.overlay_xattr.is_some_and(|x| is_opaque(fd.as_fd(), x));
+                Ok(LayerHas::Dir { opaque })
+            }
+            FileType::Symlink => {
+                let target = fs::readlinkat(dir, name, Vec::new()).map_err(host)?;
+                Ok(LayerHas::Symlink(target.into_bytes()))
+            }
+            FileType::CharacterDevice if st.st_rdev == 0 => Ok(LayerHas::Whiteout),
+            _ => Ok(LayerHas::Other),
+        }
+    }
+
+    fn lower_attrs(&self, layer: u16, real: &[u8]) -> Result<(Attrs, Xattrs)> {
+        let host = |e| Error::host(format!("read `{}` of a lower layer", show(real)), e);
+        let root = self.lowers[usize::from(layer)].as_fd();
+        let fd = open_path(root, real).map_err(host)?;
+        let attrs = Attrs::of(&fs::fstat(&fd).map_err(host)?);
+        Ok((attrs, crate::attrs::read_xattrs(fd.as_fd())?))
+    }
+
+    /// Attributes of the topmost lower layer's root directory.
+    pub(crate) fn lower_root(&self) -> Result<Option<(Attrs, Xattrs)>> {
+        let Some(root) = self.lowers.first() else {
+            return Ok(None);
+        };
+        let st = fs::fstat(root).map_err(|e| Error::host("look at a lower layer", e))?;
+        Ok(Some((
+            Attrs::of(&st),
+            crate::attrs::read_xattrs(root.as_fd())?,
+        )))
+    }
+
+    /// A regular file at `name` in the merged lower layers under `dir`, opened for reading.
+    pub(crate) fn lower_file(&self, dir: &Dir, name: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
+        let real = join(&dir.path, name);
+        for &layer in &dir.lowers {
+            match self.in_layer(layer, &real)? {
+                LayerHas::Nothing => {}
+                LayerHas::Other => {
+                    let host = |e| Error::host(format!("open `{}`", show(&real)), e);
+                    let root = self.lowers[usize::from(layer)].as_fd();
+                    let above = open_path(root, split(&real).0).map_err(host)?;
+                    let st = fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(host)?;
+                    if FileType::from_raw_mode(st.st_mode) != FileType::RegularFile {
+                        return Ok(None);
+                    }
+                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let fd = fs::openat(&above, name, flags, Mode::empty()).map_err(host)?;
+                    return Ok(Some((fd, st)));
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Descriptors of the lower layers' roots, topmost first.
+    pub(crate) fn lower_fds(&self) -> &[Arc<OwnedFd>] {
+        &self.lowers
+    }
+}
+
+#[derive(Debug)]
+enum LayerHas {
+    Nothing,
+    Whiteout,
+    Dir { opaque: bool },
+    Symlink(Vec<u8>),
+    Other,
+}
+
+/// Opens a directory by a path without symlinks, of any length.
+fn open_path(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let path = if path.is_empty() {
+        b".".as_slice()
+    } else {
+        path
+    };
+    match fs::openat2(root, path, DIR_FLAGS, Mode::empty(), resolve) {
+        Err(Errno::NAMETOOLONG | Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {}
+        done => return done,
+    }
+    let mut dir = fs::openat(root, ".", DIR_FLAGS, Mode::empty())?;
+    for name in components(path) {
+        dir = fs::openat(&dir, &*name, DIR_FLAGS, Mode::empty())?;
+    }
+    Ok(dir)
+}
+
+/// Sets the mode of what an `O_PATH` descriptor stands for.
+pub(crate) fn chmod_handle(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    fs::chmodat(fs::CWD, path, Mode::from_raw_mode(mode), AtFlags::empty())
+}
+
+fn is_opaque(fd: BorrowedFd<'_>, name: &str) -> bool {
+    let mut value = [0_u8; 2];
+    fs::fgetxattr(fd, name, &mut value[..]).is_ok_and(|n| n == 1 && value[0] == b'y')
+}
+
+fn has_default_acl(fd: BorrowedFd<'_>) -> bool {
+    fs::fgetxattr(fd, crate::attrs::ACL_DEFAULT, &mut [0_u8; 0][..]).is_ok_and(|n| n > 0)
+}
+
+/// `dir/name`, without a slash for the root.
+pub(crate) fn join(dir: &[u8], name: &[u8]) -> Box<[u8]> {
+    if dir.is_empty() {
+        name.into()
+    } else {
+        [dir, b"/", name].concat().into()
+    }
+}
+
+/// Whether `path` is `dir` or lies in it.
+fn is_under(path: &[u8], dir: &[u8]) -> bool {
+    dir.is_empty()
+        || path
+            .strip_prefix(dir)
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+/// Components of a path or symlink target; `.` and empty ones are passed over.
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Box<[u8]>> + '_ {
+    path.split(|&b| b == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .map(Box::from)
+}

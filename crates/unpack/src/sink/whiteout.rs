@@ -1,0 +1,246 @@
+//! Whiteouts and opaque markers, by the rule of the specification: they hide what lower layers
+//! have and never what their own layer has, wherever in it they stand.
+//!
+//! OCI image-spec, layer.md, "Whiteouts"; Linux, filesystems/overlayfs.rst.
+
+use std::{os::fd::AsFd, sync::Arc};
+
+use rustix::{
+    fs::{self, AtFlags, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+use super::dir::{Builder, DirSink};
+use crate::{
+    attrs,
+    entry::Xattrs,
+    error::{Error, Result, show},
+    root::{Attrs, Child, Dir, Lower, Missing, Root, Walk, join},
+};
+
+impl DirSink {
+    /// `.wh.name` in `dir`.
+    pub(super) fn whiteout(&mut self, dir: &[u8], name: &[u8]) -> Result<()> {
+        let Self { root, work, .. } = self;
+        if !work.over {
+            return Ok(());
+        }
+        let Some(dir) = root.resolve(dir, Missing::Stop, work)? else {
+            return Ok(());
+        };
+        work.settle(root, &dir, name)?;
+        let real = join(&dir.path, name);
+        if work.overlay() {
+            return match root.open_child(&dir, name)? {
+                Child::Dir(own) => hide_below(root, work, &own, true),
+                Child::Symlink(_) | Child::Other => Ok(()),
+                Child::Absent => match root.lower_child(&dir, name)? {
+                    Lower::Absent => Ok(()),
+                    _ => {
+                        work.touch(&dir);
+                        make_whiteout(&dir, name)
+                    }
+                },
+            };
+        }
+        match work.seen.get(&real) {
+            None => {
+                work.touch(&dir);
+                work.clear(root, &dir, name)
+            }
+            Some(_) => match root.open_child(&dir, name)? {
+                Child::Dir(own) => purge_below(root, work, &own, true),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// `.wh..wh..opq` in `dir`.
+    pub(super) fn opaque(&mut self, dir: &[u8]) -> Result<()> {
+        let Self { root, work, .. } = self;
+        if !work.over {
+            return Ok(());
+        }
+        let Some(dir) = root.resolve(dir, Missing::Stop, work)? else {
+            return Ok(());
+        };
+        if !work.overlay() {
+            return purge_below(root, work, &dir, false);
+        }
+        if dir.path.is_empty() {
+            // overlayfs does not look for the mark on a layer's root: see `hide_root`.
+            work.barrier(root)?;
+            work.root_opaque = true;
+            root.hide_lowers()?;
+            return refresh_implied(root, work, b"");
+        }
+        hide_below(root, work, &dir, false)
+    }
+}
+
+/// Overlay: hides what lower layers have in `dir`, and of `dir` itself if `and_itself`.
+fn hide_below(root: &mut Root, work: &mut Builder, dir: &Arc<Dir>, and_itself: bool) -> Result<()> {
+    if Root::is_merged(dir) {
+        attrs::mark_opaque(dir.as_fd(), work.opaque_xattr())?;
+    }
+    work.barrier(root)?;
+    root.forget(&dir.path);
+    if and_itself && work.seen.get(&dir.path) == Some(false) {
+        refresh(work, dir)?;
+    }
+    refresh_implied(root, work, &dir.path)
+}
+
+/// Overlay: directories under `real` that the layer only implies had copied the attributes of
+/// lower ones, which are hidden now.
+fn refresh_implied(root: &mut Root, work: &mut Builder, real: &[u8]) -> Result<()> {
+    let mut todo = vec![Box::<[u8]>::from(real)];
+    while let Some(path) = todo.pop() {
+        let dir = if path.is_empty() {
+            Some(root.top().clone())
+        } else {
+            root.open_real(&path)?
+        };
+        let Some(dir) = dir else { continue };
+        if *path != *real && work.seen.get(&path) == Some(false) {
+            refresh(work, &dir)?;
+        }
+        each_name(&dir, |name, kind| {
+            if kind == FileType::Directory {
+                todo.push(join(&path, name));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives an implied directory the attributes of one that has nothing below.
+fn refresh(work: &mut Builder, dir: &Dir) -> Result<()> {
+    attrs::remove_others(dir.as_fd(), &Xattrs::new())?;
+    work.implied_attrs(dir, None)
+}
+
+/// Applied tree: removes from `dir` what this layer did not put there.
+fn purge_below(
+    root: &mut Root,
+    work: &mut Builder,
+    dir: &Arc<Dir>,
+    and_itself: bool,
+) -> Result<()> {
+    work.barrier(root)?;
+    let mut todo = vec![dir.path.clone()];
+    while let Some(path) = todo.pop() {
+        let at = if path.is_empty() {
+            Some(root.top().clone())
+        } else {
+            root.open_real(&path)?
+        };
+        let Some(at) = at else { continue };
+        work.touch(&at);
+        if (*path != *dir.path || and_itself) && work.seen.get(&path) == Some(false) {
+            refresh(work, &at)?;
+        }
+        let mut gone = Vec::new();
+        each_name(&at, |name, kind| {
+            let real = join(&path, name);
+            match (work.seen.get(&real), kind) {
+                (None, _) => gone.push(name.to_vec()),
+                (Some(_), FileType::Directory) => todo.push(real),
+                (Some(_), _) => {}
+            }
+            Ok(())
+        })?;
+        for name in gone {
+            work.clear(root, &at, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Overlay, at the end of a layer whose root is opaque: hides every name of the lower roots.
+pub(super) fn hide_root(root: &mut Root, work: &mut Builder) -> Result<()> {
+    let top = root.top().clone();
+    for lower in root.lower_fds().to_vec() {
+        let host = |e| Error::host("read a lower layer", e);
+        for entry in fs::Dir::read_from(&*lower).map_err(host)? {
+            let entry = entry.map_err(host)?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            match root.open_child(&top, name)? {
+                Child::Dir(own) => attrs::mark_opaque(own.as_fd(), work.opaque_xattr())?,
+                Child::Absent => make_whiteout(&top, name)?,
+                Child::Symlink(_) | Child::Other => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn make_whiteout(dir: &Dir, name: &[u8]) -> Result<()> {
+    fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
+        .map_err(|e| Error::host(format!("make the whiteout of `{}`", show(name)), e))
+}
+
+/// Overlay: a file that a hard link names and only a lower layer has is copied into this one,
+/// so that both names are one file in the merged tree.
+pub(super) fn copy_up(
+    root: &mut Root,
+    work: &mut Builder,
+    dir: &Arc<Dir>,
+    name: &[u8],
+) -> Result<()> {
+    if !matches!(
+        fs::statat(&**dir, name, AtFlags::SYMLINK_NOFOLLOW),
+        Err(Errno::NOENT)
+    ) {
+        return Ok(());
+    }
+    let Some((from, st)) = root.lower_file(dir, name)? else {
+        return Ok(());
+    };
+    let host = |e| Error::host(format!("copy `{}` from a lower layer", show(name)), e);
+    work.touch(dir);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let to = fs::openat(&**dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(host)?;
+    let mut left = u64::try_from(st.st_size).unwrap_or_default();
+    while left > 0 {
+        let most = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
+        match fs::copy_file_range(&from, None, &to, None, most).map_err(host)? {
+            0 => return Err(host(Errno::IO)),
+            n => left -= n as u64,
+        }
+    }
+    let attrs = Attrs::of(&st);
+    if work.may_chown() {
+        let (uid, gid) = crate::io::owner(attrs.uid, attrs.gid);
+        fs::fchown(&to, uid, gid).map_err(host)?;
+    }
+    let xattrs = attrs::read_xattrs(from.as_fd())?;
+    attrs::apply_xattrs(to.as_fd(), &xattrs, &mut |_, _| {})?;
+    fs::fchmod(&to, Mode::from_raw_mode(attrs.mode)).map_err(host)?;
+    fs::futimens(&to, &crate::io::timestamps(attrs.mtime)).map_err(host)
+}
+
+/// Calls `each` with every name in `dir` and its type.
+fn each_name(dir: &Dir, mut each: impl FnMut(&[u8], FileType) -> Result<()>) -> Result<()> {
+    let host = |e| Error::host(format!("read the directory `{}`", show(&dir.path)), e);
+    for entry in fs::Dir::read_from(dir).map_err(host)? {
+        let entry = entry.map_err(host)?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                let st = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(host)?;
+                FileType::from_raw_mode(st.st_mode)
+            }
+            kind => kind,
+        };
+        each(name, kind)?;
+    }
+    Ok(())
+}
