@@ -5,5 +5,7 @@
 //! Modules stand in rows and import from rows above them only: `image` · `source` `dest` ·
 //! `unpack` · `cli`. `tests/layers.rs` holds this.
 
+pub mod dest;
 pub mod image;
 pub mod source;
+mod sys;

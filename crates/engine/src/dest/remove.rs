@@ -1,0 +1,239 @@
+//! Removes trees that may be hostile: deeper than any path, without permissions, full of links.
+//!
+//! Everything goes through directory descriptors. Symbolic links are removed, never followed;
+//! a mount point stops the removal.
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, chmodat, fchmod, fstat, openat,
+        openat2, renameat, unlinkat,
+    },
+    io::Errno,
+    process::geteuid,
+};
+
+/// Open directories at a time. What lies deeper is moved up first.
+const MAX_OPEN: usize = 64;
+
+/// Removes all that is in `top`, which itself stays.
+pub(super) fn clear(top: BorrowedFd<'_>) -> io::Result<()> {
+    let mut walk = Walk {
+        top,
+        moved: 0,
+        root: geteuid().is_root(),
+    };
+    loop {
+        let moved = walk.moved;
+        let done = walk.pass()?;
+        if done.complete {
+            return Ok(());
+        }
+        if done.removed == 0 && moved == walk.moved {
+            return Err(Errno::NOTEMPTY.into());
+        }
+    }
+}
+
+/// Removes the directory `name` and all in it.
+pub(super) fn remove(parent: BorrowedFd<'_>, name: &CStr, dir: BorrowedFd<'_>) -> io::Result<()> {
+    clear(dir)?;
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+struct Walk<'a> {
+    top: BorrowedFd<'a>,
+    /// Directories moved to the top so far; also numbers their names.
+    moved: u64,
+    root: bool,
+}
+
+struct Pass {
+    complete: bool,
+    removed: u64,
+}
+
+struct Level {
+    dir: Dir,
+    /// Its name in the level above.
+    name: CString,
+}
+
+impl Walk<'_> {
+    /// Walks the tree once and removes what can be removed on the way.
+    fn pass(&mut self) -> io::Result<Pass> {
+        let mut pass = Pass {
+            complete: true,
+            removed: 0,
+        };
+        let dir = Dir::read_from(self.top)?;
+        let mut stack = vec![Level {
+            dir,
+            name: CString::default(),
+        }];
+        while let Some(level) = stack.last_mut() {
+            let Some(entry) = level.dir.read() else {
+                let name = std::mem::take(&mut level.name);
+                stack.pop();
+                if let Some(above) = stack.last() {
+                    match unlinkat(above.dir.fd()?, &name, AtFlags::REMOVEDIR) {
+                        Ok(()) => pass.removed += 1,
+                        Err(Errno::NOENT) => {}
+                        // Something was skipped by the listing: once more.
+                        Err(Errno::NOTEMPTY | Errno::EXIST) => pass.complete = false,
+                        Err(e) => return Err(e.into()),
+                    }
+                }
+                continue;
+            };
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let here = level.dir.fd()?;
+            if entry.file_type() != FileType::Directory {
+                match unlinkat(here, name, AtFlags::empty()) {
+                    Ok(()) => {
+                        pass.removed += 1;
+                        continue;
+                    }
+                    Err(Errno::NOENT) => continue,
+                    Err(Errno::ISDIR) if entry.file_type() == FileType::Unknown => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            let Some(dir) = self.open(here, name)? else {
+                continue;
+            };
+            if stack_is_full(&stack) {
+                let here = stack.last().map(|l| l.dir.fd()).transpose()?;
+                self.move_up(here.unwrap_or(self.top), name)?;
+                pass.complete = false;
+            } else {
+                let name = name.to_owned();
+                stack.push(Level {
+                    dir: Dir::new(dir)?,
+                    name,
+                });
+            }
+        }
+        Ok(pass)
+    }
+
+    fn move_up(&mut self, from: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+        loop {
+            self.moved += 1;
+            let new = format!(".unlade-moved-{}", self.moved);
+            match renameat(from, name, self.top, &new) {
+                Ok(()) => return Ok(()),
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Opens the directory `name` such that what is in it can be listed and removed; `None` if
+    /// it is gone.
+    fn open(&self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<OwnedFd>> {
+        let opened = match open_dir(parent, name, OFlags::RDONLY) {
+            Err(Errno::ACCESS) if !self.root => {
+                let path = open_dir(parent, name, OFlags::PATH)?;
+                let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&path));
+                chmodat(CWD, link, Mode::RWXU, AtFlags::empty())?;
+                open_dir(parent, name, OFlags::RDONLY)
+            }
+            other => other,
+        };
+        let dir = match opened {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::XDEV) => {
+                let m = format!("`{}` in it is a mount point", name.to_string_lossy());
+                return Err(io::Error::new(io::ErrorKind::CrossesDevices, m));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        if !self.root && !Mode::from_raw_mode(fstat(&dir)?.st_mode).contains(Mode::RWXU) {
+            fchmod(&dir, Mode::RWXU)?;
+        }
+        Ok(Some(dir))
+    }
+}
+
+fn stack_is_full(stack: &[Level]) -> bool {
+    stack.len() >= MAX_OPEN
+}
+
+/// Opens a directory on the same mount as `parent`.
+fn open_dir(parent: BorrowedFd<'_>, name: &CStr, how: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+    match openat2(parent, name, flags, Mode::empty(), resolve) {
+        // Kernels before 5.6, and sandboxes that do not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let dir = openat(parent, name, flags, Mode::empty())?;
+            let same = fstat(&dir)?.st_dev == fstat(parent.as_fd())?.st_dev;
+            if same { Ok(dir) } else { Err(Errno::XDEV) }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use rustix::fs::mkdirat;
+
+    use super::*;
+
+    fn open(path: &std::path::Path) -> OwnedFd {
+        openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn deeper_than_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = open(dir.path());
+        let mut at = open(dir.path());
+        let name = "d".repeat(200);
+        for _ in 0..1000 {
+            mkdirat(&at, &name, Mode::RWXU).unwrap();
+            mkdirat(&at, ".unlade-moved-1", Mode::RWXU).unwrap();
+            at = openat(&at, &name, OFlags::RDONLY, Mode::empty()).unwrap();
+        }
+        clear(top.as_fd()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn many_files_and_no_permissions() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        fs::create_dir_all(at("x/a/b")).unwrap();
+        for n in 0..3000 {
+            fs::write(at("x/a").join(format!("file-with-a-longer-name-{n}")), "").unwrap();
+        }
+        fs::write(at("kept"), "kept").unwrap();
+        symlink(at("kept"), at("x/a/link")).unwrap();
+        symlink(dir.path(), at("x/a/up")).unwrap();
+        for p in ["x/a/b", "x/a"] {
+            fs::set_permissions(at(p), fs::Permissions::from_mode(0)).unwrap();
+        }
+        remove(open(dir.path()).as_fd(), c"x", open(&at("x")).as_fd()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(at("kept")).unwrap(), "kept");
+    }
+}
