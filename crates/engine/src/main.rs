@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The command `unlade`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    unlade_engine::cli::main()
+}

@@ -53,3 +53,30 @@ pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any status and does not return.
     unsafe { libc::_exit(code) }
 }
+
+/// What the process has used so far.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    /// CPU time in user mode, in seconds.
+    pub(crate) user: f64,
+    /// CPU time in the kernel, in seconds.
+    pub(crate) system: f64,
+    /// Most memory held.
+    pub(crate) peak_rss_bytes: u64,
+}
+
+pub(crate) fn usage() -> Usage {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to writable memory of the right size.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
+        return Usage::default();
+    }
+    // SAFETY: zeroes are a valid `rusage`, and the kernel has filled it in.
+    let usage = unsafe { usage.assume_init() };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    Usage {
+        user: seconds(usage.ru_utime),
+        system: seconds(usage.ru_stime),
+        peak_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+    }
+}

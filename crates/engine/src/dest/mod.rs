@@ -160,6 +160,11 @@ impl Dest {
         self.confined
     }
 
+    /// The directory that DEST is to appear in.
+    pub fn parent(&self) -> BorrowedFd<'_> {
+        self.parent.as_fd()
+    }
+
     /// The path as it was given.
     pub fn path(&self) -> &Path {
         &self.path
@@ -208,11 +213,6 @@ impl Staging {
     /// The root of the tree.
     pub fn tree(&self) -> BorrowedFd<'_> {
         self.tree.as_fd()
-    }
-
-    /// A directory for files that are not part of the tree.
-    pub fn beside(&self) -> BorrowedFd<'_> {
-        self.dir.fd.as_fd()
     }
 
     /// Makes the tree appear at DEST. What was there is removed then; if that fails, the error

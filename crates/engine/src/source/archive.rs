@@ -296,8 +296,7 @@ mod tests {
     fn open(bytes: &[u8]) -> Result<Archive> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        let (limits, scratch, cancel) =
-            (Limits::default(), Scratch::system().unwrap(), Cancel::new());
+        let (limits, scratch, cancel) = (Limits::default(), Scratch::system(), Cancel::new());
         let opening = Opening {
             platform: None,
             limits: &limits,

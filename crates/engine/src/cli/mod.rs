@@ -1,0 +1,256 @@
+//! The command `unlade`: arguments in, text and exit codes out.
+//!
+//! All that is printed is printed here; the use cases below are silent.
+
+mod args;
+mod progress;
+mod report;
+mod signals;
+mod values;
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Write},
+    num::NonZeroUsize,
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use unlade_unpack::{Cancel, Error, Kind, Owners};
+
+use self::{
+    args::{Cli, Command, UnpackArgs, When},
+    signals::Signals,
+};
+use crate::{
+    dest::Dest,
+    unpack::{UnpackReport, UnpackRequest, unpack},
+};
+
+/// Exit code for bad input and for errors of the host.
+const FAILED: u8 = 1;
+/// Exit code for a defect of unlade.
+const INTERNAL: u8 = 125;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    panic::set_hook(Box::new(|info| {
+        say(&format!("internal error: {info}"));
+        say_hint("this is a defect of unlade: please report it with the command and this message");
+    }));
+    let run = || {
+        let cli = Cli::parse();
+        start_log();
+        match cli.command {
+            Command::Unpack(args) => run_unpack(&args),
+        }
+    };
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(INTERNAL))
+}
+
+/// `UNLADE_LOG` asks for a log on stderr, in the syntax of `tracing_subscriber::EnvFilter`.
+fn start_log() {
+    use tracing_subscriber::EnvFilter;
+    let Ok(wanted) = std::env::var("UNLADE_LOG") else {
+        return;
+    };
+    let filter = EnvFilter::new(wanted);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    // Fails only if there is a log already.
+    let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
+}
+
+fn say(text: &str) {
+    // Without a place to complain there is nothing left to do.
+    let _ = writeln!(io::stderr().lock(), "unlade: {text}");
+}
+
+fn say_hint(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "hint: {text}");
+}
+
+fn say_error(e: &Error) {
+    say(&e.to_string());
+    if let Some(hint) = e.hint() {
+        say_hint(hint);
+    }
+}
+
+fn run_unpack(args: &UnpackArgs) -> ExitCode {
+    let mut output = match Output::open(args) {
+        Ok(output) => output,
+        Err(e) => {
+            say_error(&e);
+            return FAILED.into();
+        }
+    };
+    // Before any thread is started: all of them inherit the mask and the mount namespace.
+    let signals = Signals::block();
+    let done = request(args).and_then(|mut request| {
+        signals.watch(request.cancel.clone())?;
+        let bars = progress::Bars::new(args.progress, args.quiet);
+        request.watch = bars.as_ref().map(progress::Bars::watch);
+        let done = unpack(request);
+        if let Some(bars) = bars {
+            bars.clear();
+        }
+        done
+    });
+    let mut code = match &done {
+        Ok(report) => {
+            notes(args, report);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            say_error(e);
+            match (e.kind(), signals.received()) {
+                (Kind::Cancelled, Some(signal)) => signals::exit_code(signal).into(),
+                (Kind::Bug, _) => INTERNAL.into(),
+                _ => FAILED.into(),
+            }
+        }
+    };
+    if let Err(e) = output.write(args, &done) {
+        say_error(&e);
+        code = FAILED.into();
+    }
+    code
+}
+
+fn request(args: &UnpackArgs) -> unlade_unpack::Result<UnpackRequest> {
+    raise_open_files();
+    let dest = match &args.dest {
+        Some(path) if !args.verify => {
+            let mut dest = Dest::open(path, args.force)?;
+            if !args.no_sandbox
+                && let Err(e) = dest.confine()
+            {
+                tracing::debug!(error = %e, "not confined to the destination");
+            }
+            Some(dest)
+        }
+        _ => None,
+    };
+    let privileged = rustix::process::geteuid().is_root();
+    let owners = match &args.owners {
+        Some(owners) => owners.clone(),
+        None if privileged => Owners::Archive,
+        None => Owners::Caller,
+    };
+    Ok(UnpackRequest {
+        platform: args.platform.clone(),
+        owners,
+        whiteouts: args.whiteouts.into(),
+        limits: args.limits.limits(),
+        max_layers: args.limits.layers,
+        memory_bytes: args
+            .memory
+            .map(|m| usize::try_from(m).unwrap_or(usize::MAX)),
+        threads: args.threads.and_then(NonZeroUsize::new),
+        io: args.io.into(),
+        sniff: args.sniff,
+        cancel: Cancel::new(),
+        ..UnpackRequest::new(args.source.clone(), dest)
+    })
+}
+
+/// Images of many layers keep a descriptor for each: allow as many as the host does.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    if now.current < now.maximum || now.maximum.is_none() {
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: now.maximum,
+                ..now
+            },
+        );
+    }
+}
+
+/// What the user should know although all went well.
+fn notes(args: &UnpackArgs, report: &UnpackReport) {
+    if !args.quiet {
+        let mut skipped = report::skipped(report);
+        skipped.sort_by_key(|s| std::cmp::Reverse(s.count));
+        if !skipped.is_empty() {
+            let list: Vec<String> = skipped
+                .iter()
+                .map(|s| format!("{} {} ({})", s.count, s.what, s.why))
+                .collect();
+            say(&format!("left out: {}", list.join(", ")));
+        }
+    }
+    if let Some(e) = &report.left_behind {
+        say_error(e);
+    }
+}
+
+/// Where the result goes.
+struct Output {
+    report: Option<Report>,
+}
+
+enum Report {
+    Stdout,
+    File(File, String),
+}
+
+impl Output {
+    /// Opens the report's file, so that a wrong path is noticed before the work is done.
+    fn open(args: &UnpackArgs) -> unlade_unpack::Result<Self> {
+        let report = match &args.report {
+            None => None,
+            Some(path) if path.as_os_str() == "-" => Some(Report::Stdout),
+            Some(path) => {
+                let shown = path.display().to_string();
+                let file = File::create(path).map_err(|e| {
+                    Error::host(format!("open the report `{shown}`"), e)
+                        .with_hint("choose a file that can be written for --report")
+                })?;
+                Some(Report::File(file, shown))
+            }
+        };
+        Ok(Self { report })
+    }
+
+    /// Writes the report, or else one line.
+    fn write(
+        &mut self,
+        args: &UnpackArgs,
+        done: &unlade_unpack::Result<UnpackReport>,
+    ) -> unlade_unpack::Result<()> {
+        let stdout = |text: &str| {
+            let mut out = io::stdout().lock();
+            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                other => other.map_err(|e| Error::host("write to standard output", e)),
+            }
+        };
+        match &mut self.report {
+            Some(Report::Stdout) => return stdout(&report::json(args, done)),
+            Some(Report::File(file, name)) => {
+                file.write_all(report::json(args, done).as_bytes())
+                    .map_err(|e| Error::host(format!("write the report `{name}`"), e))?
+            }
+            None => {}
+        }
+        match done {
+            Ok(done) if !args.quiet => stdout(&report::line(args, done)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether to show bars.
+fn wanted(when: When, quiet: bool) -> bool {
+    match when {
+        When::Always => true,
+        When::Never => false,
+        When::Auto => !quiet && io::stderr().is_terminal(),
+    }
+}
