@@ -551,7 +551,7 @@ impl Decode {
             );
             return Err(Error::limit(message, "layer-bytes").at_offset(Stream::Compressed, blob));
         }
-        if tar > Limits::RATIO_FREE_BYTES && tar / blob.max(1) > self.limits.ratio {
+        if tar.saturating_sub(Limits::RATIO_FREE_BYTES) / blob.max(1) > self.limits.ratio {
             let message = format!(
                 "the layer expands to over {} times its size",
                 self.limits.ratio

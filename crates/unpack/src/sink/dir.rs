@@ -246,9 +246,11 @@ impl DirSink {
         work.touch(&dir);
         work.settle(root, &dir, name)?;
         let real = join(&dir.path, name);
-        let is_dir = entry.kind == EntryKind::Dir;
-        if (work.over && (is_dir || !work.overlay())) && work.seen.note(&real, true) {
-            work.counts.duplicates += 1;
+        if work.over {
+            work.note_above(&dir);
+            if work.seen.note(&real, true) {
+                work.counts.duplicates += 1;
+            }
         }
         match &entry.kind {
             EntryKind::Dir => self.directory(&dir, name, &entry.meta)?,
@@ -569,6 +571,15 @@ impl Builder {
         }
     }
 
+    /// Notes that the layer implies `dir` and the directories above: it has an entry in it.
+    fn note_above(&mut self, dir: &Dir) {
+        let mut path = &*dir.path;
+        while !path.is_empty() && self.seen.get(path).is_none() {
+            self.seen.note(path, false);
+            path = split(path).0;
+        }
+    }
+
     /// The attributes of a directory that exists only because something is in it.
     fn fresh(&self) -> Attrs {
         let (uid, gid) = match &self.options.owners {
@@ -823,9 +834,6 @@ impl Walk for Builder {
         below: Option<(Attrs, Xattrs)>,
     ) -> Result<()> {
         self.touch(parent);
-        if self.over {
-            self.seen.note(&dir.path, false);
-        }
         self.implied_attrs(dir, below)
     }
 }

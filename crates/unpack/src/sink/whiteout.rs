@@ -31,16 +31,21 @@ impl DirSink {
         work.settle(root, &dir, name)?;
         let real = join(&dir.path, name);
         if work.overlay() {
-            return match root.open_child(&dir, name)? {
-                Child::Dir(own) => hide_below(root, work, &own, true),
-                Child::Symlink(_) | Child::Other => Ok(()),
-                Child::Absent => match root.lower_child(&dir, name)? {
-                    Lower::Absent => Ok(()),
-                    _ => {
-                        work.touch(&dir);
-                        make_whiteout(&dir, name)
-                    }
-                },
+            let own = root.open_child(&dir, name)?;
+            if work.seen.get(&real).is_some() {
+                return match own {
+                    Child::Dir(own) => hide_below(root, work, &own, true),
+                    _ => Ok(()),
+                };
+            }
+            work.touch(&dir);
+            // What is here without an entry was copied up for a whiteout or a link.
+            if !matches!(own, Child::Absent) {
+                work.clear(root, &dir, name)?;
+            }
+            return match root.lower_child(&dir, name)? {
+                Lower::Absent => Ok(()),
+                _ => make_whiteout(&dir, name),
             };
         }
         match work.seen.get(&real) {
@@ -72,7 +77,8 @@ impl DirSink {
             work.barrier(root)?;
             work.root_opaque = true;
             root.hide_lowers()?;
-            return refresh_implied(root, work, b"");
+            let top = root.top().clone();
+            return purge_below(root, work, &top, false);
         }
         hide_below(root, work, &dir, false)
     }
@@ -83,36 +89,8 @@ fn hide_below(root: &mut Root, work: &mut Builder, dir: &Arc<Dir>, and_itself: b
     if Root::is_merged(dir) {
         attrs::mark_opaque(dir.as_fd(), work.opaque_xattr())?;
     }
-    work.barrier(root)?;
     root.forget(&dir.path);
-    if and_itself && work.seen.get(&dir.path) == Some(false) {
-        refresh(work, dir)?;
-    }
-    refresh_implied(root, work, &dir.path)
-}
-
-/// Overlay: directories under `real` that the layer only implies had copied the attributes of
-/// lower ones, which are hidden now.
-fn refresh_implied(root: &mut Root, work: &mut Builder, real: &[u8]) -> Result<()> {
-    let mut todo = vec![Box::<[u8]>::from(real)];
-    while let Some(path) = todo.pop() {
-        let dir = if path.is_empty() {
-            Some(root.top().clone())
-        } else {
-            root.open_real(&path)?
-        };
-        let Some(dir) = dir else { continue };
-        if *path != *real && work.seen.get(&path) == Some(false) {
-            refresh(work, &dir)?;
-        }
-        each_name(&dir, |name, kind| {
-            if kind == FileType::Directory {
-                todo.push(join(&path, name));
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
+    purge_below(root, work, dir, and_itself)
 }
 
 /// Gives an implied directory the attributes of one that has nothing below.
@@ -121,7 +99,8 @@ fn refresh(work: &mut Builder, dir: &Dir) -> Result<()> {
     work.implied_attrs(dir, None)
 }
 
-/// Applied tree: removes from `dir` what this layer did not put there.
+/// Removes from `dir` what this layer did not put there: in an applied tree what lower layers
+/// did, in an overlay layer what was copied up, and whiteouts that nothing needs any more.
 fn purge_below(
     root: &mut Root,
     work: &mut Builder,
