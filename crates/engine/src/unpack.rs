@@ -290,11 +290,12 @@ impl<'a> Run<'a> {
     }
 
     fn start(&self, n: usize, layer: &LayerBlob) -> Result<Layer> {
-        let mut expect = Expect::default();
-        expect.blob = layer.digest;
-        expect.blob_size = layer.size;
-        expect.diff_id = layer.diff_id;
-        expect.compression = layer.compression.filter(|_| !self.request.sniff);
+        let expect = Expect {
+            blob: layer.digest,
+            blob_size: layer.size,
+            diff_id: layer.diff_id,
+            compression: layer.compression.filter(|_| !self.request.sniff),
+        };
         let count = self.image.layers.len();
         let progress = self
             .request

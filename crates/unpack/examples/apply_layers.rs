@@ -64,7 +64,11 @@ fn main() -> Result<(), Any> {
         let mut options = DirOptions::default();
         options.whiteouts = Whiteouts::Overlay;
         options.lowers = lowers.clone();
-        unpacker.run(source, expect, &mut unpacker.dir_sink(open(&layer)?, options)?)?;
+        unpacker.run(
+            source,
+            expect,
+            &mut unpacker.dir_sink(open(&layer)?, options)?,
+        )?;
         lowers.insert(0, Arc::new(open(&layer)?));
     }
     Ok(())

@@ -231,7 +231,7 @@ impl Root {
             .fd
             .try_clone()
             .map_err(|e| Error::host("reopen the root", e))?;
-        let st = fs::fstat(&fd).map_err(|e| host(e))?;
+        let st = fs::fstat(&fd).map_err(host)?;
         let id = self.next_id;
         self.next_id += 1;
         self.top = Arc::new(Dir {

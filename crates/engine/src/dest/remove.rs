@@ -230,7 +230,7 @@ mod tests {
         symlink(at("kept"), at("x/a/link")).unwrap();
         symlink(dir.path(), at("x/a/up")).unwrap();
         for p in ["x/a/b", "x/a"] {
-            fs::set_permissions(at(p), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(at(p), fs::Permissions::from_mode(0o0)).unwrap();
         }
         remove(open(dir.path()).as_fd(), c"x", open(&at("x")).as_fd()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

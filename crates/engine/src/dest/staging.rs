@@ -60,7 +60,7 @@ impl Dir700 {
             let mut random = RandomState::new().build_hasher().finish();
             let mut bytes = prefix(name);
             for _ in 0..SUFFIX_LEN {
-                bytes.push(LETTERS[usize::from(random as u8 & 31)]);
+                bytes.push(LETTERS[usize::try_from(random & 31).unwrap_or_default()]);
                 random >>= 5;
             }
             let name = CString::new(bytes)?;

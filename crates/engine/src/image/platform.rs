@@ -153,7 +153,7 @@ impl FromStr for Platform {
         };
         let parts: Vec<&str> = text.split('/').collect();
         match parts[..] {
-            [os, arch, ref rest @ ..] if rest.len() < 2 && parts.iter().all(|p| fine(p)) => {
+            [os, arch, ref rest @ ..] if rest.len() < 2 && parts.iter().all(fine) => {
                 Ok(Self::new(os, arch, rest.first().copied()))
             }
             _ => {

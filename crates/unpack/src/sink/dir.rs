@@ -389,6 +389,12 @@ impl DirSink {
                     .add("device", "this user may not make devices", &entry.path);
                 Ok(())
             }
+            Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                let (major, minor) = (fs::major(device), fs::minor(device));
+                let message = format!("device number {major}:{minor} does not fit this file system");
+                Err(Error::new(Kind::Host, message)
+                    .with_hint("XFS takes minor numbers up to 262143: unpack onto ext4 or btrfs"))
+            }
             Err(e) => Err(e),
             Ok(()) => work.by_name(dir, name, entry, true),
         }
