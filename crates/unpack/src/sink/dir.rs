@@ -391,7 +391,8 @@ impl DirSink {
             }
             Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 let (major, minor) = (fs::major(device), fs::minor(device));
-                let message = format!("device number {major}:{minor} does not fit this file system");
+                let message =
+                    format!("device number {major}:{minor} does not fit this file system");
                 Err(Error::new(Kind::Host, message)
                     .with_hint("XFS takes minor numbers up to 262143: unpack onto ext4 or btrfs"))
             }
