@@ -1,4 +1,18 @@
-//! Verified OCI and Docker layer blobs to a tree.
+#![doc = include_str!("../README.md")]
+//!
+//! # How it works
+//!
+//! ```text
+//! BlobSource --bytes--> decoder --blocks--> tar::Reader --entries, slices--> Sink --> writers
+//!      \                    \
+//!       +-- blob digest      +-- diffID     (a thread of their own)
+//! ```
+//!
+//! A decoder fills re-used blocks; payload goes to the writers as reference-counted slices of
+//! them, without a copy. Blocks are the memory budget and the back-pressure: when writers fall
+//! behind, decoding waits. [`Unpacker::start`] decodes a layer ahead of its turn,
+//! [`Layer::apply`] parses it into a [`Sink`] and verifies it.
+//!
 mod attrs;
 mod cancel;
 pub mod decode;
