@@ -64,7 +64,10 @@ impl Config {
                 .with_hint("only images whose root is made of layers can be unpacked"));
         }
         let diff_ids = rootfs.diff_ids.unwrap_or_default();
-        let diff_ids = diff_ids.iter().map(|d| d.parse()).collect::<Result<_>>()?;
+        let diff_ids = diff_ids
+            .iter()
+            .map(|d| json::digest(d))
+            .collect::<Result<_>>()?;
         let platform = match (raw.os, raw.architecture) {
             (Some(os), Some(arch)) if !os.is_empty() && !arch.is_empty() => {
                 Some(Platform::new(&os, &arch, raw.variant.as_deref()))

@@ -11,7 +11,7 @@ use serde::{
     Deserialize,
     de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
-use unlade_unpack::{Error, Kind, Result};
+use unlade_unpack::{Digest, Error, Kind, Result};
 
 /// What a document must not hold.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +64,17 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         }
         d.deserialize_map(Map(PhantomData))
     }
+}
+
+/// Parses a digest that a document holds.
+///
+/// # Errors
+/// As `Digest`'s, with a hint.
+pub(crate) fn digest(text: &str) -> Result<Digest> {
+    text.parse().map_err(|e: Error| match e.hint() {
+        Some(_) => e,
+        None => e.with_hint("the document is damaged: build or copy the image again"),
+    })
 }
 
 /// Text from an image for a message: no control characters, and not endless.
