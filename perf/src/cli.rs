@@ -1,0 +1,289 @@
+//! The command line, and what each command puts together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+use sha2::{Digest, Sha256};
+
+use crate::contestants::{Contestant, DEFAULT};
+use crate::fs::{Backing, FsKind, Lab, is_root};
+use crate::report::Report;
+use crate::run::{self, Plan};
+use crate::suite::{Settings, Suite, default_unlade};
+use crate::workloads::{self, Store};
+use crate::{child, compare, machine, oci, tiny};
+
+/// Measures unlade: against peers, against another build, against the speed of light.
+#[derive(Debug, Parser)]
+#[command(name = "perf", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make workloads (all if none is named) and keep them
+    Workloads {
+        #[command(flatten)]
+        place: Place,
+        /// Images to make: tiny, smoke, debian, python, node, pyds, nodeapp, ...
+        names: Vec<String>,
+    },
+    /// Measure contestants
+    Run {
+        /// What to measure
+        suite: Suite,
+        #[command(flatten)]
+        options: Options,
+        /// Who takes part: unlade, unlade-ring, unlade-16m, tar, tar-pigz, bsdtar, umoci, umoci-raw
+        #[arg(long, value_delimiter = ',')]
+        contestant: Vec<String>,
+        /// The unlade binary
+        #[arg(long, default_value_os_t = default_unlade())]
+        unlade: PathBuf,
+        /// Leave light out
+        #[arg(long)]
+        no_light: bool,
+    },
+    /// Measure the speed of light alone
+    Light {
+        /// Workloads, such as nodeapp, node-zstd or debian-tar
+        #[arg(required = true)]
+        workloads: Vec<String>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Compare two unlade binaries; exit 1 if B is slower beyond noise
+    Compare {
+        /// The binary before
+        a: PathBuf,
+        /// The binary after
+        b: PathBuf,
+        #[command(flatten)]
+        options: Options,
+        /// An argument for both, such as --arg=--io=ring; may be given several times
+        #[arg(long = "arg", allow_hyphen_values = true)]
+        extra: Vec<String>,
+    },
+    #[command(name = "_child", hide = true)]
+    Child { spec: String },
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Where workloads are kept [default: $UNLADE_PERF_DIR or /var/tmp/unlade-perf]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    #[command(flatten)]
+    place: Place,
+    /// Workloads, such as nodeapp, node-zstd or debian-tar
+    #[arg(long, value_delimiter = ',')]
+    workload: Vec<String>,
+    /// File systems
+    #[arg(long, value_delimiter = ',')]
+    fs: Vec<FsKind>,
+    /// Rounds (of start-up latency: ten times as many)
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Do not touch memory before each run
+    #[arg(long)]
+    no_prime: bool,
+    /// Where the file system images lie
+    #[arg(long, default_value = "auto")]
+    backing: Backing,
+    /// Directory for the report, as JSON and Markdown
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Runs the command line.
+pub(crate) fn dispatch() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Child { spec } => child::main(&spec).map(|()| ExitCode::SUCCESS),
+        Command::Workloads { place, names } => {
+            let store = Store::open(place.dir)?;
+            workloads::ensure(&store, &names)?;
+            workloads::print(&store)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run {
+            suite,
+            options,
+            contestant,
+            unlade,
+            no_light,
+        } => {
+            let names = if contestant.is_empty() {
+                DEFAULT.map(str::to_owned).to_vec()
+            } else {
+                contestant
+            };
+            let unlade = std::path::absolute(unlade)?;
+            let named = names.iter().map(|name| Contestant::named(name, &unlade));
+            let contestants = named.collect::<Result<Vec<_>>>()?;
+            let suite = Settings::of(suite, contestants, !no_light);
+            measure(options, suite, &[unlade.as_path()])
+        }
+        Command::Light {
+            workloads,
+            mut options,
+        } => {
+            options.workload.splice(..0, workloads);
+            let mut suite = Settings::of(Suite::Unpack, Vec::new(), true);
+            (suite.name, suite.tiny, suite.out) = ("light", 0, None);
+            measure(options, suite, &[])
+        }
+        Command::Compare {
+            a,
+            b,
+            options,
+            extra,
+        } => compare_builds(a, b, options, &extra),
+    }
+}
+
+fn measure(options: Options, settings: Settings, builds: &[&Path]) -> Result<ExitCode> {
+    if settings.name == "smoke" && !is_root() {
+        eprintln!("perf: not root: plain directories instead of freshly made file systems");
+    }
+    let (store, lab, plan) = prepare(&options, &settings)?;
+    let machine = machine::note(store.root());
+    let cases = run::cases(&store, &lab, &plan)?;
+    let mut latency = Vec::new();
+    for &fs in plan.fs.iter().filter(|_| settings.tiny > 0) {
+        let runs = plan.runs * settings.tiny;
+        latency.extend(tiny::latency(&store, &lab, fs, &plan.contestants, runs)?);
+    }
+    let notes = plan
+        .contestants
+        .iter()
+        .map(|c| (c.name.clone(), c.note().to_owned()))
+        .collect();
+    let report = Report {
+        suite: settings.name.to_owned(),
+        machine,
+        backing: lab.backing,
+        tools: versions(builds),
+        contestants: notes,
+        runs: plan.runs,
+        cases,
+        latency,
+    };
+    match options.out.or(settings.out) {
+        Some(dir) => {
+            for path in report.write(&dir)? {
+                println!("{}", path.display());
+            }
+        }
+        None => print!("{}", report.markdown()),
+    }
+    Ok(if report.failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn prepare(options: &Options, settings: &Settings) -> Result<(Store, Lab, Plan)> {
+    let or = |given: &[String], default: &[String]| {
+        if given.is_empty() {
+            default.to_vec()
+        } else {
+            given.to_vec()
+        }
+    };
+    let plan = Plan {
+        runs: options.runs.unwrap_or(settings.runs),
+        fs: if options.fs.is_empty() {
+            settings.fs.clone()
+        } else {
+            options.fs.clone()
+        },
+        workloads: or(&options.workload, &settings.workloads),
+        contestants: settings.contestants.clone(),
+        light: settings.light,
+        prime: settings.prime && !options.no_prime,
+    };
+    ensure!(plan.runs > 0, "--runs is at least 1");
+    let store = Store::open(options.place.dir.clone())?;
+    let mut needed = plan.workloads.clone();
+    needed.extend((settings.tiny > 0).then(|| tiny::WORKLOAD.to_owned()));
+    workloads::ensure(&store, &needed)?;
+    let lab = Lab::new(store.root(), &plan.fs, options.backing)?;
+    Ok((store, lab, plan))
+}
+
+fn compare_builds(a: PathBuf, b: PathBuf, options: Options, extra: &[String]) -> Result<ExitCode> {
+    for build in [&a, &b] {
+        ensure!(build.is_file(), "{} is no file", build.display());
+    }
+    let (a, b) = (std::path::absolute(a)?, std::path::absolute(b)?);
+    let contestants = vec![
+        Contestant::build("A", &a, extra),
+        Contestant::build("B", &b, extra),
+    ];
+    let mut settings = Settings::of(Suite::Unpack, contestants, false);
+    settings.workloads = vec![
+        "debian".to_owned(),
+        "nodeapp".to_owned(),
+        "python-many".to_owned(),
+    ];
+    (settings.fs, settings.runs, settings.tiny) = (vec![FsKind::Xfs], 11, 0);
+    let (store, lab, plan) = prepare(&options, &settings)?;
+    if plan.runs < compare::LEAST_RUNS {
+        bail!(
+            "--runs: {} at least, or nothing can be told from noise",
+            compare::LEAST_RUNS
+        );
+    }
+    let cases = run::cases(&store, &lab, &plan)?;
+    let (table, refused) = compare::judge(&cases);
+    print!("{table}");
+    if let Some(dir) = options.out {
+        std::fs::create_dir_all(&dir)?;
+        let stem = format!("{}-compare", machine::note(store.root()).date);
+        std::fs::write(dir.join(format!("{stem}.md")), &table)?;
+        let json = serde_json::to_vec_pretty(&cases)?;
+        std::fs::write(dir.join(format!("{stem}.json")), json).context("write the figures")?;
+    }
+    Ok(if refused {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Versions of every program involved, and digests of the builds of unlade.
+fn versions(builds: &[&Path]) -> BTreeMap<String, String> {
+    let mut found = machine::versions(&[
+        "tar",
+        "gzip",
+        "pigz",
+        "zstd",
+        "bsdtar",
+        "umoci",
+        "mkfs.xfs",
+        "mkfs.ext4",
+        "mkfs.btrfs",
+    ]);
+    for build in builds {
+        let name = build.display().to_string();
+        let said = machine::versions(&[&name]).remove(&name);
+        if let (Some(said), Ok(bytes)) = (said, std::fs::read(build)) {
+            let digest = oci::hex(&Sha256::digest(bytes));
+            found.insert(
+                "unlade".to_owned(),
+                format!("{said} (sha256 {})", &digest[..16]),
+            );
+        }
+    }
+    found
+}
