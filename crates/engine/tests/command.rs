@@ -1,5 +1,5 @@
 //! What the command prints, reports and returns.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
@@ -156,7 +156,7 @@ fn a_closed_stdout_is_no_error() {
     for extra in [&[][..], &["--report=-"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let out = Command::new(BINARY)
+        let out = Command::new(binary())
             .args(["unpack", "--verify", &layout.source("")])
             .args(extra)
             .stdout(writer)
@@ -246,7 +246,7 @@ fn bars_and_logs_only_when_asked_for() {
     let out = unpack(&layout.source(""), &dest, &[]);
     assert!(out.stderr.is_empty(), "{}", text(&out.stderr));
     unpack(&layout.source(""), &dest, &["--force", "--progress=always"]);
-    let out = Command::new(BINARY)
+    let out = Command::new(binary())
         .args(["unpack", "--verify", "-q", &layout.source("")])
         .env("UNLADE_LOG", "unlade_engine=debug")
         .output()
@@ -271,7 +271,7 @@ fn many_layers_and_few_descriptors() {
             .args([
                 "-c",
                 script,
-                BINARY,
+                &binary(),
                 "unpack",
                 "--whiteouts",
                 how,

@@ -1,5 +1,5 @@
 //! DEST appears whole or not at all, whatever is there and whatever happens meanwhile.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
@@ -29,7 +29,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// An unpack that waits for more of its layer, with a file already on its way.
 fn hanging(dir: &Path, name: &str) -> (Child, std::process::ChildStdin) {
-    let mut child = Command::new(BINARY)
+    let mut child = Command::new(binary())
         .args(["unpack", "layer:-", name])
         .current_dir(dir)
         .stdin(Stdio::piped())
@@ -149,7 +149,7 @@ fn what_must_not_be_replaced() {
         (".", true, "cannot be replaced"),
         ("..", true, "cannot be replaced"),
     ] {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command
             .args(["unpack", &layout.source(""), name])
             .current_dir(dir.path());
@@ -198,7 +198,7 @@ fn long_odd_and_relative_names() {
     let dir = temp();
     let long = "n".repeat(255);
     for name in [&long, "with space\nand line", ".hidden", "-q", "a/", "./b"] {
-        let status = Command::new(BINARY)
+        let status = Command::new(binary())
             .args(["unpack", "-q", &layout.source(""), "--", name])
             .current_dir(dir.path())
             .status()
@@ -225,7 +225,7 @@ fn the_root_is_0755_whatever_the_umask() {
             .args([
                 "-c",
                 &format!("umask {umask:o}; exec \"$0\" \"$@\""),
-                BINARY,
+                &binary(),
                 "unpack",
                 "-q",
             ])
@@ -343,17 +343,16 @@ fn root_an_ordinary_user_can_unpack() {
     let mut with_device = tar::Builder::new(Vec::new());
     let mut h = tar::Header::new_gnu();
     h.set_mode(0o4755);
-    (h.set_uid(7), h.set_gid(8));
+    h.set_uid(7);
+    h.set_gid(8);
     h.set_size(1);
     with_device
         .append_data(&mut h, "setuid", &b"x"[..])
         .unwrap();
     h.set_size(0);
     h.set_entry_type(tar::EntryType::Char);
-    (
-        h.set_device_major(1).unwrap(),
-        h.set_device_minor(3).unwrap(),
-    );
+    h.set_device_major(1).unwrap();
+    h.set_device_minor(3).unwrap();
     with_device.append_data(&mut h, "null", &b""[..]).unwrap();
     let tar = with_device.into_inner().unwrap();
     let layer = Layer {
@@ -364,11 +363,11 @@ fn root_an_ordinary_user_can_unpack() {
     let layout = Layout::with(&[Layer::gzip(&[("closed/", ""), ("closed/f", "1")]), layer]);
     let dir = temp();
     std::os::unix::fs::chown(dir.path(), Some(user), Some(user)).unwrap();
-    let binary = dir.path().join("unlade");
-    fs::copy(BINARY, &binary).unwrap();
+    let copy = dir.path().join("unlade");
+    fs::copy(binary(), &copy).unwrap();
     let dest = dir.path().join("root");
     let run = |extra: &[&str]| {
-        let mut c = Command::new(&binary);
+        let mut c = Command::new(&copy);
         c.args(["unpack", &layout.source("")])
             .arg(&dest)
             .args(extra)

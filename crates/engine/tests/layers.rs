@@ -1,5 +1,5 @@
 //! The architecture, held by reading the sources: who may import whom.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
 //! Images whose documents are wrong are refused with the part that is wrong, and leave nothing.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

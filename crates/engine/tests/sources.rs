@@ -1,5 +1,5 @@
 //! Every kind of source gives the same tree, and the image that was meant.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
@@ -324,7 +324,7 @@ fn single_layers() {
         );
 
         let piped = dir.path().join(format!("pipe{n}"));
-        let mut child = Command::new(BINARY)
+        let mut child = Command::new(binary())
             .args(["unpack", "layer:-", piped.to_str().unwrap(), "-q"])
             .stdin(Stdio::piped())
             .spawn()
@@ -338,7 +338,7 @@ fn single_layers() {
             fs::File::open(write(dir.path(), "x", &[b"skip", &blob[..]].concat())).unwrap();
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(4)).unwrap();
         let redirected = dir.path().join(format!("redirected{n}"));
-        let status = Command::new(BINARY)
+        let status = Command::new(binary())
             .args(["unpack", "layer:-", redirected.to_str().unwrap(), "-q"])
             .stdin(file)
             .status()

@@ -1,5 +1,6 @@
 //! Images made by code, and the command run on them.
 #![allow(
+    clippy::unwrap_used,
     dead_code,
     missing_docs,
     unreachable_pub,
@@ -260,11 +261,14 @@ pub fn skip_unless_root(test: &str) -> bool {
     !is_root()
 }
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_unlade");
+/// The built command; `UNLADE_BIN` names another copy of it, for users who cannot reach that.
+pub fn binary() -> String {
+    std::env::var("UNLADE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_unlade").to_owned())
+}
 
 /// The command, with its output captured.
 pub fn unlade<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
-    Command::new(BINARY).args(args).output().unwrap()
+    Command::new(binary()).args(args).output().unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> String {

@@ -1,5 +1,5 @@
 //! Images built by code, and the command to run on them.
-#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
 use std::{
     fs,
