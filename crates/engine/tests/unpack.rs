@@ -1,5 +1,7 @@
 //! `unlade unpack` as its users meet it.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::{
