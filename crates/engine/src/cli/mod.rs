@@ -46,7 +46,21 @@ pub fn main() -> ExitCode {
             Command::Unpack(args) => run_unpack(&args),
         }
     };
-    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(INTERNAL))
+    ExitCode::from(guarded(run))
+}
+
+/// What `run` returns, or the code for a defect if it panics; staging is cleaned up then too.
+fn guarded(run: impl FnOnce() -> u8) -> u8 {
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(INTERNAL)
+}
+
+/// The exit code for a failure, after `signal` if one has come.
+fn failure(kind: Kind, signal: Option<i32>) -> u8 {
+    match (kind, signal) {
+        (Kind::Cancelled, Some(signal)) => signals::exit_code(signal),
+        (Kind::Bug, _) => INTERNAL,
+        _ => FAILED,
+    }
 }
 
 /// `UNLADE_LOG` asks for a log on stderr, in the syntax of `tracing_subscriber::EnvFilter`.
@@ -79,12 +93,12 @@ fn say_error(e: &Error) {
     }
 }
 
-fn run_unpack(args: &UnpackArgs) -> ExitCode {
+fn run_unpack(args: &UnpackArgs) -> u8 {
     let mut output = match Output::open(args) {
         Ok(output) => output,
         Err(e) => {
             say_error(&e);
-            return FAILED.into();
+            return FAILED;
         }
     };
     // Before any thread is started: all of them inherit the mask and the mount namespace.
@@ -102,20 +116,16 @@ fn run_unpack(args: &UnpackArgs) -> ExitCode {
     let mut code = match &done {
         Ok(report) => {
             notes(args, report);
-            ExitCode::SUCCESS
+            0
         }
         Err(e) => {
             say_error(e);
-            match (e.kind(), signals.received()) {
-                (Kind::Cancelled, Some(signal)) => signals::exit_code(signal).into(),
-                (Kind::Bug, _) => INTERNAL.into(),
-                _ => FAILED.into(),
-            }
+            failure(e.kind(), signals.received())
         }
     };
     if let Err(e) = output.write(args, &done) {
         say_error(&e);
-        code = FAILED.into();
+        code = FAILED;
     }
     code
 }
@@ -252,5 +262,34 @@ fn wanted(when: When, quiet: bool) -> bool {
         When::Always => true,
         When::Never => false,
         When::Auto => !quiet && io::stderr().is_terminal(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_failures() {
+        assert_eq!((guarded(|| 0), guarded(|| 7)), (0, 7));
+        assert_eq!(guarded(|| panic!("a defect")), INTERNAL);
+        assert_eq!(failure(Kind::Bug, None), INTERNAL);
+        assert_eq!(failure(Kind::Bug, Some(2)), INTERNAL);
+        assert_eq!(
+            (
+                failure(Kind::Cancelled, Some(2)),
+                failure(Kind::Cancelled, Some(15))
+            ),
+            (130, 143)
+        );
+        for kind in [
+            Kind::BadInput,
+            Kind::Limit,
+            Kind::Unsupported,
+            Kind::Integrity,
+            Kind::Host,
+        ] {
+            assert_eq!(failure(kind, Some(2)), FAILED);
+        }
     }
 }
