@@ -131,8 +131,8 @@ pub(crate) struct Root {
     cache: HashMap<Box<[u8]>, Arc<Dir>>,
     most_open: usize,
     next_id: u64,
-    /// The last directory resolved, by the path as the archive spelled it.
-    last: Option<(Box<[u8]>, Arc<Dir>)>,
+    /// The last directory resolved.
+    last: Option<Arc<Dir>>,
     lowers: Vec<Arc<OwnedFd>>,
     overlay_xattr: Option<&'static str>,
     openat2: AtomicBool,
@@ -264,17 +264,16 @@ impl Root {
         if path.is_empty() {
             return Ok(Some(self.top.clone()));
         }
-        if let Some((last, dir)) = &self.last
-            && **last == *path
-        {
-            return Ok(Some(dir.clone()));
+        if let Some(last) = self.last.as_ref().filter(|last| *last.path == *path) {
+            return Ok(Some(last.clone()));
         }
         let found = match self.cache.get(path) {
             Some(dir) => Some(dir.clone()),
             None => self.walk(path, missing, walk)?,
         };
-        if let Some(dir) = &found {
-            self.last = Some((path.into(), dir.clone()));
+        // What was reached through a symlink changes with it: only real paths are remembered.
+        if let Some(dir) = found.as_ref().filter(|dir| *dir.path == *path) {
+            self.last = Some(dir.clone());
         }
         Ok(found)
     }

@@ -73,8 +73,10 @@ impl FileMeta {
     }
 
     /// Whether all but size and time comes with the creation itself, given a umask of 0.
+    ///
+    /// Never with a set-id bit: without `CAP_FSETID` the first write takes it away again.
     pub(super) fn is_plain(&self, dir: &Dir) -> bool {
-        self.owner.is_none() && self.xattrs.is_none() && !dir.default_acl
+        self.owner.is_none() && self.xattrs.is_none() && !dir.default_acl && self.mode & 0o6000 == 0
     }
 
     /// The mode to create with: no more than the owner's until an owner or attributes are set.

@@ -130,7 +130,7 @@ impl Engine {
     fn file(&mut self, job: FileJob) -> u64 {
         let plain = job.meta.xattrs.is_none()
             && !job.dir.default_acl
-            && (job.meta.owner.is_none() || job.meta.mode & 0o6000 == 0)
+            && job.meta.mode & 0o6000 == 0
             && job.body.len() <= SLICES
             && job
                 .body
