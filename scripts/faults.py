@@ -3,13 +3,16 @@
 
 UNLADE is built with the feature `failpoints`. For every point, action and I/O engine the Nth
 passing fails, N = 1, 1+step, ... until the unpack passes it no more. After each: DEST is absent,
-the error names a cause, and the next run succeeds and leaves nothing but the tree.
+the error names a cause, and the next run succeeds and leaves nothing but the tree. At the rename
+into place DEST is, besides, as it was before or whole, also where --force replaces an old tree.
 """
 import io, os, shutil, subprocess, sys, tarfile
 
+import treediff
+
 unlade, work = os.path.abspath(sys.argv[1]), sys.argv[2]
 step = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-POINTS = ["open", "mkdir", "create", "write", "utimens", "chmod", "link", "unlink", "setxattr", "dirattr"]
+POINTS = ["open", "mkdir", "create", "write", "utimens", "chmod", "link", "unlink", "setxattr", "dirattr", "rename"]
 ACTIONS = {"kill": None, "EIO": "Input/output error", "ENOSPC": "No space left", "EMFILE": "Too many open files"}
 
 
@@ -32,11 +35,11 @@ def layer(path):
         add("big", data=os.urandom(1 << 20) * 3)
 
 
-def run(dest, fail=None, io_engine="threads"):
+def run(dest, fail=None, io_engine="threads", more=()):
     env = dict(os.environ)
     if fail:
         env["UNLADE_FAILPOINT"] = fail
-    return subprocess.run([unlade, "unpack", "-q", "--io", io_engine, "layer:" + blob, dest], env=env,
+    return subprocess.run([unlade, "unpack", "-q", "--io", io_engine, *more, "layer:" + blob, dest], env=env,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
 
 
@@ -75,6 +78,48 @@ for engine in ("threads", "ring"):
                     bad += 1
                     print("FAIL %s %s:%d:%s: %s" % (engine, point, n, action, "; ".join(wrong)))
                 n += step
+
+# The rename into place: (point, action, what DEST is then); "old" is a tree that --force replaces.
+RENAMES = [("rename", "kill", "old"), ("rename", "EIO", "old"), ("renamed", "kill", "new"), ("renamed", "EIO", "new")]
+
+
+def look(dest):
+    """A tree but for the time of its root, which no entry of the layer gives."""
+    if not os.path.lexists(dest):
+        return None
+    tree = treediff.facts(dest)
+    del tree["."]["mtime"]
+    return tree
+
+
+dest = os.path.join(work, "r")
+run(dest)
+whole = look(dest)
+shutil.rmtree(dest)
+for before in (None, "tree"):
+    for point, action, after in RENAMES:
+        if before:
+            os.makedirs(os.path.join(dest, "before", "it"))
+        old, more = look(dest), ["--force"] if before else []
+        p = run(dest, "%s:1:%s" % (point, action), more=more)
+        runs += 1
+        wrong = []
+        # An error after the rename is about the old tree only: the new one is in place.
+        status = -9 if action == "kill" else 1 if point == "rename" else 0
+        if p.returncode != status or (action == "EIO" and "Input/output error" not in p.stderr):
+            wrong.append("status %d, %s" % (p.returncode, p.stderr.strip()[:200]))
+        if look(dest) != (whole if after == "new" else old):
+            wrong.append("DEST is not the %s tree" % after)
+        left = [n for n in os.listdir(work) if n != "r"]
+        if len(left) != (action == "kill"):
+            wrong.append("leftovers %s" % left)
+        again = run(dest, more=["--force"])
+        if again.returncode or os.listdir(work) != ["r"] or look(dest) != whole:
+            wrong.append("retry: status %d, %s %s" % (again.returncode, os.listdir(work), again.stderr[:200]))
+        shutil.rmtree(dest, ignore_errors=True)
+        if wrong:
+            bad += 1
+            print("FAIL %s:%s over %s: %s" % (point, action, before, "; ".join(wrong)))
 os.unlink(blob)
 print("faults: %d runs, %d failures" % (runs, bad))
 sys.exit(1 if bad or runs < 50 else 0)

@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
     mount::{OpenTreeFlags, open_tree},
 };
-use unlade_unpack::{Error, Kind, Result};
+use unlade_unpack::{Error, Kind, Result, fault};
 
 use self::staging::{Dir700, TREE};
 use crate::sys;
@@ -224,6 +224,8 @@ impl Staging {
         let (from, to, name) = (&self.dir.fd, &self.dest.parent, &self.dest.name);
         let path = &*self.dest.path;
         let plain = || renameat(from, TREE, to, name);
+        fault::point("rename")
+            .map_err(|e| Error::host(format!("rename the new tree to `{}`", path.display()), e))?;
         let renamed = match renameat_with(from, TREE, to, name, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) if self.dest.force => {
                 let there = statat(to, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -270,7 +272,8 @@ impl Staging {
                 e,
             )
         };
-        Ok(remove::clear(self.dir.fd.as_fd()).map_err(left))
+        let cleared = fault::point("renamed").and_then(|()| remove::clear(self.dir.fd.as_fd()));
+        Ok(cleared.map_err(left))
     }
 }
 
