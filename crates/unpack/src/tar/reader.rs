@@ -63,6 +63,8 @@ pub struct Reader {
     partial: Vec<u8>,
     /// Bytes of the stream consumed.
     position: u64,
+    /// Where the block or payload being read begins, which may be before `position`.
+    start: u64,
     /// Entries given out.
     entries: u64,
     /// Sizes of the files given out, added up.
@@ -148,6 +150,7 @@ impl Reader {
             state: State::Header,
             partial: Vec::new(),
             position: 0,
+            start: 0,
             entries: 0,
             file_bytes: 0,
             pending: Pending::default(),
@@ -173,10 +176,10 @@ impl Reader {
     pub fn step(&mut self, input: &[u8]) -> Result<(usize, Step)> {
         let mut used = 0;
         loop {
-            let start = self.position;
+            self.start = self.position - self.partial.len() as u64;
             let (n, step) = self
                 .advance(&input[used..])
-                .map_err(|e| e.at_offset(Stream::Tar, start))?;
+                .map_err(|e| e.at_offset(Stream::Tar, self.start))?;
             self.position += n as u64;
             match step {
                 None => used += n,
@@ -202,13 +205,13 @@ impl Reader {
         }
     }
 
-    /// Payload and padding of the current entry that a caller may seek over instead of feeding.
-    /// 0 where there is none or the entry is sparse.
+    /// What is left of the current entry's payload and padding, in bytes: a caller may seek over
+    /// it instead of feeding it.
     pub fn skippable(&self) -> u64 {
         match &self.state {
             State::Payload {
                 left, rest, pad, ..
-            } if rest.len() == 0 => left + pad,
+            } => left + rest.as_slice().iter().map(|s| s.len).sum::<u64>() + pad,
             State::Padding { left } => *left,
             _ => 0,
         }
@@ -430,7 +433,7 @@ impl Reader {
             );
         }
         if !self.pending.any() {
-            self.pending.offset = self.position;
+            self.pending.offset = self.start;
         }
         self.state = State::Meta {
             kind,
@@ -525,7 +528,7 @@ impl Reader {
         }
         let entry = Box::new(Entry {
             index: self.entries,
-            offset: self.position,
+            offset: self.start,
             path,
             kind,
             meta,
