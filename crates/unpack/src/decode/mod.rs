@@ -4,6 +4,7 @@
 //! to its last byte: every gzip member and zstd frame, all checksums, and nothing after them.
 
 mod gzip;
+mod inflate;
 mod zstd;
 
 use self::{gzip::Gzip, zstd::Zstd};

@@ -58,12 +58,13 @@ impl Inflate {
             _ => Err(InflateError::BadData),
         }
     }
+}
 
-    /// CRC32 as gzip uses it.
-    pub(crate) fn crc32(bytes: &[u8]) -> u32 {
-        // SAFETY: the buffer is valid for its length.
-        unsafe { ffi::libdeflate_crc32(0, bytes.as_ptr().cast(), bytes.len()) }
-    }
+/// CRC32 as gzip uses it, going on from `before` (0 at the start); by carry-less multiplication
+/// where the CPU can.
+pub(crate) fn crc32(before: u32, bytes: &[u8]) -> u32 {
+    // SAFETY: the buffer is valid for its length.
+    unsafe { ffi::libdeflate_crc32(before, bytes.as_ptr().cast(), bytes.len()) }
 }
 
 impl Drop for Inflate {
