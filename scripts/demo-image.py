@@ -23,10 +23,14 @@ def packages(names):
 
 
 def layer(names, stand_in=(), extra=()):
-    out, n = io.BytesIO(), 0
+    out, n, dirs = io.BytesIO(), 0, set()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as t:
         for source in packages(names):
             for m in source:
+                # Packages share directories; podman refuses a layer that names one twice.
+                if m.isdir() and m.name in dirs:
+                    continue
+                dirs.add(m.name)
                 t.addfile(m, source.extractfile(m) if m.isreg() else None)
                 n += 1
         if n == 0:

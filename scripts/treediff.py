@@ -61,16 +61,17 @@ def disturb(root):
     times = lambda path: (os.lstat(path).st_atime_ns, os.lstat(path).st_mtime_ns)
 
     def again(name, make):
-        """Makes `name` anew, all but its time by `make`."""
-        t = times(at(name))
+        """Makes `name` anew, all but its owner and time by `make`."""
+        t, st = times(at(name)), os.lstat(at(name))
         os.unlink(at(name))
         make(at(name))
+        os.lchown(at(name), st.st_uid, st.st_gid)
         os.utime(at(name), ns=t, follow_symlinks=False)
 
     dir_times = times(odd)
     os.chmod(at("mode"), 0o755)
-    os.chown(at("owner"), 7, 1000)
-    os.chown(at("group"), 1000, 7)
+    os.chown(at("owner"), 7, -1)
+    os.chown(at("group"), -1, 7)
     a, m = times(at("time"))
     os.utime(at("time"), ns=(a, m + 1))
     t = times(at("content"))
@@ -81,9 +82,9 @@ def disturb(root):
     os.truncate(at("size"), 1)
     os.utime(at("size"), ns=t)
     os.setxattr(at("xattr"), "user.k", b"other")
-    os.setxattr(at("dir"), "user.new", b"")
+    os.setxattr(at("dir"), "user.new", b"v")
     os.removexattr(at("caps"), "security.capability")
-    again("sym", lambda p: os.symlink("elsewhere", p))
+    again("sym-owned", lambda p: os.symlink("elsewhere", p))
     again("null", lambda p: os.mknod(p, 0o666 | stat.S_IFCHR, os.makedev(1, 5)))
     os.chmod(at("null"), 0o666)
     t = times(at("h3"))
@@ -98,8 +99,8 @@ def disturb(root):
     os.chmod(at("fifo"), 0o644)
     os.utime(odd, ns=dir_times)
     fields = {"mode": ["mode"], "owner": ["uid"], "group": ["gid"], "time": ["mtime"], "content": ["sha256"],
-              "size": ["size", "sha256"], "xattr": ["xattrs"], "dir": ["xattrs"], "caps": ["xattrs"], "sym": ["target"],
+              "size": ["size", "sha256"], "xattr": ["xattrs"], "dir": ["xattrs"], "caps": ["xattrs"], "sym-owned": ["target"],
               "null": ["rdev"], "h1": ["links", "nlink"], "h2": ["links", "nlink"], "h3": ["links", "nlink"],
-              "joined": ["links", "nlink"], "twin": ["links", "nlink"], "gone": ["exists"], "new": ["exists"],
+              "joined": ["links", "nlink", "mtime"], "twin": ["links", "nlink"], "gone": ["exists"], "new": ["exists"],
               "fifo": ["type"]}
     return {("odd/" + name, field) for name, all_fields in fields.items() for field in all_fields}
