@@ -220,7 +220,7 @@ impl Staging {
     ///
     /// # Errors
     /// If something has appeared at DEST that may not be replaced, or the rename fails.
-    pub fn commit(self) -> Result<Result<()>> {
+    pub fn commit(mut self) -> Result<Result<()>> {
         let (from, to, name) = (&self.dir.fd, &self.dest.parent, &self.dest.name);
         let path = &*self.dest.path;
         let plain = || renameat(from, TREE, to, name);
@@ -265,15 +265,14 @@ impl Staging {
                 ));
             }
         }
-        let left = |e| {
-            let name = self.dir.name.to_string_lossy().into_owned();
+        let cleared = fault::point("renamed").and_then(|()| self.dir.clear());
+        Ok(cleared.map_err(|e| {
+            let name = self.dir.name.to_string_lossy();
             Error::host(
                 format!("remove the old tree, now `{name}/{TREE}` beside the new one"),
                 e,
             )
-        };
-        let cleared = fault::point("renamed").and_then(|()| remove::clear(self.dir.fd.as_fd()));
-        Ok(cleared.map_err(left))
+        }))
     }
 }
 

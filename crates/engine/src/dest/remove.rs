@@ -1,7 +1,7 @@
 //! Removes trees that may be hostile: deeper than any path, without permissions, full of links.
 //!
-//! Everything goes through directory descriptors. Symbolic links are removed, never followed;
-//! a mount point stops the removal.
+//! Everything goes through directory descriptors; [`DESCRIPTORS`] free ones are enough. Symbolic
+//! links are removed, never followed; a mount point stops the removal.
 
 use std::{
     ffi::{CStr, CString},
@@ -18,6 +18,9 @@ use rustix::{
     process::geteuid,
 };
 
+/// Descriptors that must be free: for the listing of the top, for a directory in it, and to open
+/// up one that has no permissions.
+pub(super) const DESCRIPTORS: usize = 3;
 /// Open directories at a time. What lies deeper is moved up first.
 const MAX_OPEN: usize = 64;
 
@@ -79,7 +82,11 @@ impl Walk<'_> {
             dir,
             name: CString::default(),
         }];
-        while let Some(level) = stack.last_mut() {
+        loop {
+            let depth = stack.len();
+            let Some(level) = stack.last_mut() else {
+                return Ok(pass);
+            };
             let Some(entry) = level.dir.read() else {
                 let name = std::mem::take(&mut level.name);
                 stack.pop();
@@ -111,22 +118,23 @@ impl Walk<'_> {
                     Err(e) => return Err(e.into()),
                 }
             }
-            let Some(dir) = self.open(here, name)? else {
-                continue;
-            };
-            if stack_is_full(&stack) {
-                let here = stack.last().map(|l| l.dir.fd()).transpose()?;
-                self.move_up(here.unwrap_or(self.top), name)?;
-                pass.complete = false;
-            } else {
-                let name = name.to_owned();
-                stack.push(Level {
-                    dir: Dir::new(dir)?,
-                    name,
-                });
+            match self.open(here, name) {
+                Ok(None) => {}
+                Ok(Some(dir)) if depth < MAX_OPEN => {
+                    let name = name.to_owned();
+                    stack.push(Level {
+                        dir: Dir::new(dir)?,
+                        name,
+                    });
+                }
+                // Too deep, or no descriptor for it: it goes up and waits for the next pass.
+                Err(e) if !(depth > 1 && out_of_descriptors(&e)) => return Err(e),
+                Ok(Some(_)) | Err(_) => {
+                    self.move_up(here, name)?;
+                    pass.complete = false;
+                }
             }
         }
-        Ok(pass)
     }
 
     fn move_up(&mut self, from: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
@@ -169,8 +177,8 @@ impl Walk<'_> {
     }
 }
 
-fn stack_is_full(stack: &[Level]) -> bool {
-    stack.len() >= MAX_OPEN
+fn out_of_descriptors(e: &io::Error) -> bool {
+    matches!(Errno::from_io_error(e), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Opens a directory on the same mount as `parent`.

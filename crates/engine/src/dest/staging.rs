@@ -17,7 +17,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, Dir, FlockOperation, Mode, OFlags, Stat, fchmod, fchown, flock, fremovexattr,
-        fstat, mkdirat, openat, statat,
+        fstat, mkdirat, openat, statat, unlinkat,
     },
     io::Errno,
     process::{getegid, geteuid},
@@ -41,6 +41,8 @@ pub(super) struct Dir700 {
     pub(super) name: CString,
     /// Holds the lock.
     pub(super) fd: OwnedFd,
+    /// Given up for the removal, which must work when the process has no descriptors left.
+    spare: Vec<OwnedFd>,
 }
 
 /// `.NAME.unlade-`, shortened so that the whole still is a valid name.
@@ -68,22 +70,45 @@ impl Dir700 {
                 Err(Errno::EXIST) => continue,
                 done => done?,
             }
-            let fd = match openat(parent, &name, DIRECTORY, Mode::empty()) {
-                Err(Errno::NOENT) => continue,
-                done => done?,
-            };
-            // Another process may take what is not locked yet for a leftover.
-            if lock(&fd)? && still_there(parent, &name, &fd)? {
-                let dir = Self {
-                    parent: parent.try_clone_to_owned()?,
-                    name,
-                    fd,
-                };
-                no_inheritance(&dir.fd)?;
-                return Ok(dir);
+            match Self::claim(parent, &name) {
+                Ok(Some(dir)) => return Ok(dir),
+                Ok(None) => {}
+                Err(e) => {
+                    // Nobody else would: there is no lock on it yet that could be found free.
+                    let _ = unlinkat(parent, &name, AtFlags::REMOVEDIR);
+                    return Err(e);
+                }
             }
         }
         Err(Errno::EXIST.into())
+    }
+
+    /// Opens and locks what was just made; `None` if another process took it for a leftover.
+    fn claim(parent: BorrowedFd<'_>, name: &CString) -> io::Result<Option<Self>> {
+        let fd = match openat(parent, name, DIRECTORY, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            done => done?,
+        };
+        if !lock(&fd)? || !still_there(parent, name, &fd)? {
+            return Ok(None);
+        }
+        let dup = |_| parent.try_clone_to_owned();
+        let spare = (0..remove::DESCRIPTORS)
+            .map(dup)
+            .collect::<io::Result<_>>()?;
+        no_inheritance(&fd)?;
+        Ok(Some(Self {
+            parent: parent.try_clone_to_owned()?,
+            name: name.clone(),
+            fd,
+            spare,
+        }))
+    }
+
+    /// Removes all that is in the directory.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.spare.clear();
+        remove::clear(self.fd.as_fd())
     }
 
     /// Makes the root of the tree.
@@ -99,6 +124,7 @@ impl Dir700 {
 
 impl Drop for Dir700 {
     fn drop(&mut self) {
+        self.spare.clear();
         if let Err(e) = remove::remove(self.parent.as_fd(), &self.name, self.fd.as_fd()) {
             tracing::warn!(name = ?self.name, error = %e, "staging directory is left behind");
         }
