@@ -57,6 +57,8 @@ pub(crate) struct Dir {
     pub unlocked: bool,
     /// Indices of the lower layers whose directories show through, topmost first.
     lowers: Box<[u16]>,
+    /// Counts what is open: see [`Root::too_many_open`].
+    _open: Arc<()>,
 }
 
 impl AsFd for Dir {
@@ -129,6 +131,9 @@ pub(crate) struct Root {
     top: Arc<Dir>,
     /// Open directories by real path.
     cache: HashMap<Box<[u8]>, Arc<Dir>>,
+    most_cached: usize,
+    /// Has a clone in each open directory, also of those that only a file on its way holds.
+    open: Arc<()>,
     most_open: usize,
     next_id: u64,
     /// The last directory resolved.
@@ -145,6 +150,7 @@ impl Root {
         if FileType::from_raw_mode(st.st_mode) != FileType::Directory {
             return Err(Error::host("open the destination", Errno::NOTDIR));
         }
+        let open = Arc::new(());
         let top = Arc::new(Dir {
             default_acl: has_default_acl(fd.as_fd()),
             fd,
@@ -155,15 +161,16 @@ impl Root {
             created: false,
             unlocked: false,
             lowers: Box::default(),
+            _open: open.clone(),
         });
-        let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let most_open = usize::try_from(open.unwrap_or(4096) / 4)
-            .unwrap_or(512)
-            .clamp(12, 512);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = usize::try_from(limit.unwrap_or(4096)).unwrap_or(usize::MAX);
         Ok(Self {
             top,
             cache: HashMap::new(),
-            most_open,
+            most_cached: (limit / 4).clamp(12, 512),
+            open,
+            most_open: (limit / 2).max(24),
             next_id: 1,
             last: None,
             lowers: Vec::new(),
@@ -206,6 +213,12 @@ impl Root {
         self.cache.retain(|path, _| !is_under(path, real));
     }
 
+    /// Whether so many directories are open that the files on their way, which keep theirs open,
+    /// should be waited for.
+    pub(crate) fn too_many_open(&self) -> bool {
+        Arc::strong_count(&self.open) > self.most_open
+    }
+
     /// Closes all cached directories.
     pub(crate) fn forget_all(&mut self) {
         self.last = None;
@@ -244,6 +257,7 @@ impl Root {
             created: false,
             unlocked: false,
             lowers,
+            _open: self.open.clone(),
         });
         Ok(())
     }
@@ -520,9 +534,10 @@ impl Root {
             created,
             unlocked: locked.is_some(),
             lowers,
+            _open: self.open.clone(),
         });
         self.next_id += 1;
-        if self.cache.len() >= self.most_open {
+        if self.cache.len() >= self.most_cached {
             self.forget_all();
         }
         self.cache.insert(real, dir.clone());

@@ -442,7 +442,7 @@ impl Sink for DirSink {
         if self.work.batch.wants_attention() {
             self.work.barrier(&mut self.root)?;
         }
-        self.work.bound_memory(&mut self.root)?;
+        self.work.bound_use(&mut self.root)?;
         let (index, path) = (entry.index, entry.path.clone());
         self.apply(entry).map_err(|e| e.at_entry(index, &path))
     }
@@ -547,8 +547,9 @@ impl Builder {
         }
     }
 
-    /// Keeps what is remembered of this layer within its share of the budget.
-    fn bound_memory(&mut self, root: &mut Root) -> Result<()> {
+    /// Keeps what is remembered of this layer within its share of the budget, and what is open
+    /// within the limit of the process.
+    fn bound_use(&mut self, root: &mut Root) -> Result<()> {
         if self.seen.bytes() > self.memory {
             let message = "the layer has too many entries to remember in the memory budget";
             return Err(Error::new(Kind::Limit, message).with_hint("raise the budget (--memory)"));
@@ -558,7 +559,7 @@ impl Builder {
             self.barrier(root)?;
             self.apply_fixups(root)?;
         }
-        if self.unsettled.is_full() {
+        if self.unsettled.is_full() || root.too_many_open() {
             self.barrier(root)?;
         }
         Ok(())
