@@ -3,7 +3,7 @@
 //! Which one is told by the first bytes and checked against what the image says. A blob is read
 //! to its last byte: every gzip member and zstd frame, all checksums, and nothing after them.
 
-mod gzip;
+pub mod gzip;
 mod inflate;
 mod zstd;
 

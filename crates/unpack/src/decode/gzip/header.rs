@@ -1,5 +1,6 @@
 //! A member's header and trailer (RFC 1952, 2.3).
 
+use super::stream::Sum;
 use crate::{
     error::{Error, Result},
     sys::crc32,
@@ -143,18 +144,18 @@ impl Header {
     }
 }
 
-pub(super) fn check_trailer(trailer: [u8; 8], crc: u32, len: u32) -> Result<()> {
+pub(super) fn check_trailer(trailer: [u8; 8], sum: Sum) -> Result<()> {
     let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|k| trailer[i + k]));
-    if word(0) != crc {
-        let want = word(0);
+    let (want, got) = (word(0), sum.crc);
+    if want != got {
         return Err(damaged(format!(
-            "wrong CRC32 of a gzip member: {want:08x}, got {crc:08x}"
+            "wrong CRC32 of a gzip member: {want:08x}, got {got:08x}"
         )));
     }
-    if word(4) != len {
-        let want = word(4);
+    let (want, got) = (u64::from(word(4)), sum.length & 0xffff_ffff);
+    if want != got {
         return Err(damaged(format!(
-            "wrong length of a gzip member: {want}, got {len}"
+            "wrong length of a gzip member: {want}, got {got}"
         )));
     }
     Ok(())

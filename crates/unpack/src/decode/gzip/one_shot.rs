@@ -1,6 +1,7 @@
 //! Small blobs in one go, by libdeflate.
 
 use super::header::{Header, check_trailer, cut, damaged};
+use super::stream::Sum;
 use crate::{
     error::{Error, Result, Stream},
     sys::{Inflate, InflateError, crc32},
@@ -48,8 +49,11 @@ pub(crate) fn one_shot(blob: &[u8], most: usize) -> Result<Option<Vec<u8>>> {
             .first_chunk::<8>()
             .ok_or_else(|| place(cut(), at))?;
         let member = &out[len..len + written];
-        let low = u32::try_from(written & 0xffff_ffff).unwrap_or_default();
-        check_trailer(*trailer, crc32(0, member), low).map_err(|e| place(e, at))?;
+        let sum = Sum {
+            crc: crc32(0, member),
+            length: written as u64,
+        };
+        check_trailer(*trailer, sum).map_err(|e| place(e, at))?;
         at += 8;
         len += written;
     }

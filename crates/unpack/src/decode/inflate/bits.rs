@@ -54,7 +54,7 @@ impl Bits {
     }
 
     /// The next `n` bits, at most 32, if the input has them.
-    pub(super) fn take(&mut self, n: u32, input: &[u8], at: &mut usize) -> Option<u32> {
+    pub(in crate::decode) fn take(&mut self, n: u32, input: &[u8], at: &mut usize) -> Option<u32> {
         if self.left < n {
             self.refill(input, at);
         }

@@ -114,7 +114,7 @@ macro_rules! take {
     ($bits:expr, $n:expr, $input:expr, $at:expr) => {
         match $bits.take($n, $input, $at) {
             Some(value) => value,
-            None => return Ok(Status::NeedInput),
+            None => return Ok(Some(Status::NeedInput)),
         }
     };
 }
@@ -126,6 +126,11 @@ impl Blocks {
         self.last = false;
     }
 
+    /// Between two blocks or before the first.
+    pub(in crate::decode) fn at_boundary(&self) -> bool {
+        self.state == State::Head
+    }
+
     /// Decodes until one of the reasons of [`Status`].
     pub(in crate::decode) fn run<T: Symbol>(
         &mut self,
@@ -135,95 +140,125 @@ impl Blocks {
         out: &mut Out<'_, T>,
     ) -> Result<Status, Fault> {
         loop {
-            match self.state {
-                State::Head => {
-                    let head = take!(bits, 3, input, at);
-                    self.last = head & 1 != 0;
-                    self.state = match head >> 1 {
-                        0 => {
-                            bits.align();
-                            State::StoredLength
-                        }
-                        1 => {
-                            self.code = Code::Fixed;
-                            State::Symbols
-                        }
-                        2 => State::Counts,
-                        _ => return Err(Fault::BlockType),
+            if let Some(status) = self.step(bits, input, at, out)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// One state's work; `None` to go on with the next one.
+    fn step<T: Symbol>(
+        &mut self,
+        bits: &mut Bits,
+        input: &[u8],
+        at: &mut usize,
+        out: &mut Out<'_, T>,
+    ) -> Result<Option<Status>, Fault> {
+        match self.state {
+            State::Head => {
+                let head = take!(bits, 3, input, at);
+                self.last = head & 1 != 0;
+                self.state = match head >> 1 {
+                    0 => {
+                        bits.align();
+                        State::StoredLength
+                    }
+                    1 => {
+                        self.code = Code::Fixed;
+                        State::Symbols
+                    }
+                    2 => State::Counts,
+                    _ => return Err(Fault::BlockType),
+                };
+            }
+            State::StoredLength => {
+                let pair = take!(bits, 32, input, at);
+                let (length, check) = (pair & 0xffff, pair >> 16);
+                if length != !check & 0xffff {
+                    return Err(Fault::StoredLength);
+                }
+                self.state = State::Stored(length as usize);
+            }
+            State::Stored(0) => return Ok(Some(self.block_end())),
+            State::Stored(left) => {
+                if out.room() == 0 {
+                    return Ok(Some(Status::NeedOutput));
+                }
+                let n = stored(left, bits, input, at, out);
+                if n == 0 {
+                    return Ok(Some(Status::NeedInput));
+                }
+                self.state = State::Stored(left - n);
+            }
+            State::Counts => {
+                let counts = take!(bits, 14, input, at) as usize;
+                self.litlens = (counts & 31) + 257;
+                self.dists = (counts >> 5 & 31) + 1;
+                self.precodes = (counts >> 10) + 4;
+                if self.litlens > 286 || self.dists > 30 {
+                    return Err(Fault::TooManyCodes);
+                }
+                self.precode_lens = [0; 19];
+                self.state = State::Precode(0);
+            }
+            State::Precode(i) if i == self.precodes => {
+                tables::build_precode(&self.precode_lens, &mut self.precode)
+                    .map_err(|e| Fault::Code("code length", e))?;
+                self.state = State::Lengths(0);
+            }
+            State::Precode(i) => {
+                let len = take!(bits, 3, input, at);
+                self.precode_lens[usize::from(PRECODE_ORDER[i])] = (len & 7) as u8;
+                self.state = State::Precode(i + 1);
+            }
+            State::Lengths(mut have) => {
+                let whole = self.lengths(&mut have, bits, input, at)?;
+                self.state = State::Lengths(have);
+                if !whole {
+                    return Ok(Some(Status::NeedInput));
+                }
+                if self.lens[256] == 0 {
+                    return Err(Fault::NoEnd);
+                }
+                self.tables
+                    .build(&self.lens[..self.litlens + self.dists], self.litlens)
+                    .map_err(|e| Fault::Code("length or distance", e))?;
+                self.code = Code::Own;
+                self.state = State::Symbols;
+            }
+            State::Symbols => {
+                if let Some(status) = self.symbols(bits, input, at, out)? {
+                    return Ok(Some(status));
+                }
+            }
+            State::Match { length, distance } => {
+                let n = out.copy(distance, length);
+                if n < length {
+                    self.state = State::Match {
+                        length: length - n,
+                        distance,
                     };
+                    return Ok(Some(Status::NeedOutput));
                 }
-                State::StoredLength => {
-                    let pair = take!(bits, 32, input, at);
-                    let (length, check) = (pair & 0xffff, pair >> 16);
-                    if length != !check & 0xffff {
-                        return Err(Fault::StoredLength);
-                    }
-                    self.state = State::Stored(length as usize);
-                }
-                State::Stored(0) => return Ok(self.block_end()),
-                State::Stored(left) => {
-                    if out.room() == 0 {
-                        return Ok(Status::NeedOutput);
-                    }
-                    let n = stored(left, bits, input, at, out);
-                    if n == 0 {
-                        return Ok(Status::NeedInput);
-                    }
-                    self.state = State::Stored(left - n);
-                }
-                State::Counts => {
-                    let counts = take!(bits, 14, input, at) as usize;
-                    self.litlens = (counts & 31) + 257;
-                    self.dists = (counts >> 5 & 31) + 1;
-                    self.precodes = (counts >> 10) + 4;
-                    if self.litlens > 286 || self.dists > 30 {
-                        return Err(Fault::TooManyCodes);
-                    }
-                    self.precode_lens = [0; 19];
-                    self.state = State::Precode(0);
-                }
-                State::Precode(i) if i == self.precodes => {
-                    tables::build_precode(&self.precode_lens, &mut self.precode)
-                        .map_err(|e| Fault::Code("code length", e))?;
-                    self.state = State::Lengths(0);
-                }
-                State::Precode(i) => {
-                    let len = take!(bits, 3, input, at);
-                    self.precode_lens[usize::from(PRECODE_ORDER[i])] = (len & 7) as u8;
-                    self.state = State::Precode(i + 1);
-                }
-                State::Lengths(mut have) => {
-                    let whole = self.lengths(&mut have, bits, input, at)?;
-                    self.state = State::Lengths(have);
-                    if !whole {
-                        return Ok(Status::NeedInput);
-                    }
-                    if self.lens[256] == 0 {
-                        return Err(Fault::NoEnd);
-                    }
-                    self.tables
-                        .build(&self.lens[..self.litlens + self.dists], self.litlens)
-                        .map_err(|e| Fault::Code("length or distance", e))?;
-                    self.code = Code::Own;
-                    self.state = State::Symbols;
-                }
-                State::Symbols => {
-                    if let Some(status) = self.symbols(bits, input, at, out)? {
-                        return Ok(status);
-                    }
-                }
-                State::Match { length, distance } => {
-                    let n = out.copy(distance, length);
-                    if n < length {
-                        self.state = State::Match {
-                            length: length - n,
-                            distance,
-                        };
-                        return Ok(Status::NeedOutput);
-                    }
-                    self.state = State::Symbols;
-                }
-                State::End => return Ok(Status::StreamEnd),
+                self.state = State::Symbols;
+            }
+            State::End => return Ok(Some(Status::StreamEnd)),
+        }
+        Ok(None)
+    }
+
+    /// Whether a block's head and codes can be read from here on, all of it in `input`.
+    pub(super) fn description(&mut self, bits: &mut Bits, input: &[u8], at: &mut usize) -> bool {
+        let mut none = Out::<u8> {
+            buf: &mut [],
+            pos: 0,
+            history: &[],
+        };
+        loop {
+            match self.step(bits, input, at, &mut none) {
+                Ok(None) if self.state == State::Symbols => return true,
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => return false,
             }
         }
     }

@@ -1,0 +1,322 @@
+//! What one worker does of a parallel decode: a piece of the stream, from a boundary that it may
+//! have to guess to the first one behind its end.
+
+use bytes::Bytes;
+
+use super::stream::{Gzip, Segment};
+use crate::{
+    decode::inflate::{
+        Bits, Blocks, Fault, Out, Status, WINDOW,
+        find::{self, Sign},
+        markers,
+    },
+    error::Result,
+};
+
+/// Consecutive bytes of the blob from offset `start` on.
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    pub(super) start: u64,
+    pub(super) bytes: Bytes,
+}
+
+impl Chunk {
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// The bytes from `offset` on, if it is in here.
+    pub(super) fn from(&self, offset: u64) -> Option<&[u8]> {
+        let at = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.bytes.get(at..).filter(|rest| !rest.is_empty())
+    }
+}
+
+/// Where a piece begins, in bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Block(u64),
+    Member(u64),
+}
+
+impl Start {
+    pub(super) fn bit(self) -> u64 {
+        match self {
+            Self::Block(bit) | Self::Member(bit) => bit,
+        }
+    }
+}
+
+/// Buffers of a piece, to be used again.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    pub(super) marked: Vec<u16>,
+    pub(super) plain: Vec<u8>,
+}
+
+/// A decoded piece: first what may hold markers, then bytes.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) start: Start,
+    pub(super) buffers: Buffers,
+    /// Symbols in `buffers.marked`, behind the markers of the window.
+    pub(super) marked: usize,
+    /// Bytes in `buffers.plain`.
+    pub(super) plain: usize,
+    /// Checksums of `plain`.
+    pub(super) segments: Vec<Segment>,
+    /// The decoder where it stopped. Its window is right unless `open`.
+    pub(super) decoder: Gzip,
+    /// All of the piece may hold markers: the window follows from what came before.
+    pub(super) open: bool,
+}
+
+/// Output that a piece may have, in symbols.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) most: usize,
+}
+
+/// Symbols decoded between two looks for markers, and least step of a buffer.
+const STEP: usize = 64 << 10;
+
+/// Lengthens `buf` so that there is something behind `used`; false at the limit.
+fn grow<T: Copy + Default>(buf: &mut Vec<T>, used: usize, most: usize) -> bool {
+    if used < buf.len() {
+        return true;
+    }
+    if used >= most {
+        return false;
+    }
+    let len = (used * 2).max(4 * STEP).min(most);
+    buf.resize(len, T::default());
+    true
+}
+
+/// Goes on with `decoder` through `chunks`, until it stops, they end, or there is no room.
+pub(super) fn known(
+    decoder: &mut Gzip,
+    chunks: &[Chunk],
+    plain: &mut Vec<u8>,
+    used: &mut usize,
+    room: Room,
+) -> Result<()> {
+    while !decoder.stopped() {
+        let Some(input) = chunks.iter().find_map(|c| c.from(decoder.taken())) else {
+            // Bits that are held may still end a block or a member.
+            let more = grow(plain, *used, room.most);
+            let done = decoder.decode(&[], &mut plain[*used..])?;
+            *used += done.written;
+            if !more || done.written == 0 || *used < plain.len() {
+                return Ok(());
+            }
+            continue;
+        };
+        if !grow(plain, *used, room.most) {
+            return Ok(());
+        }
+        // In steps, so that the checksum finds its bytes in the cache.
+        let end = (*used + 4 * STEP).min(plain.len());
+        let done = decoder.decode(input, &mut plain[*used..end])?;
+        *used += done.written;
+    }
+    Ok(())
+}
+
+/// Finds a boundary in `chunks[0]` and decodes from there to the first one from `stop` on.
+/// `None` if no guess proved right, as far as can be told here.
+pub(super) fn unknown(
+    chunks: &[Chunk],
+    stop: Option<u64>,
+    mut buffers: Buffers,
+    room: Room,
+) -> Result<Piece, Buffers> {
+    let Some(first) = chunks.first() else {
+        return Err(buffers);
+    };
+    let input = &first.bytes[..];
+    // Members and flushes first: they need no second stage.
+    let near = input.len().min(SIGN_BYTES);
+    let mut at = 0;
+    while let Some(sign) = find::sign(input, at, near) {
+        let (start, byte) = match sign {
+            Sign::Member(at) => (Start::Member((first.start + at as u64) * 8), at),
+            Sign::Flush(at) => (Start::Block((first.start + at as u64) * 8), at),
+        };
+        at = byte + 1;
+        match independent(start, chunks, stop, buffers, room) {
+            Ok(piece) => return Ok(piece),
+            Err(wrong) if wrong.far => return Err(wrong.buffers),
+            Err(wrong) => buffers = wrong.buffers,
+        }
+    }
+    let mut scratch = Blocks::default();
+    let mut bit = 0;
+    while let Some(found) = find::block(input, bit, input.len() * 8, &mut scratch) {
+        match dependent(first.start * 8 + found as u64, chunks, stop, buffers, room) {
+            Ok(piece) => return Ok(piece),
+            Err(wrong) if wrong.far => return Err(wrong.buffers),
+            Err(wrong) => buffers = wrong.buffers,
+        }
+        bit = found + 1;
+    }
+    Err(buffers)
+}
+
+/// A guess that led nowhere.
+struct Wrong {
+    buffers: Buffers,
+    /// It led so far that it was right: the stream itself is damaged.
+    far: bool,
+}
+
+/// Bytes searched for members and flushes before blocks are tried.
+const SIGN_BYTES: usize = 80 << 10;
+
+/// Decodes as if nothing before `start` were referred to.
+fn independent(
+    start: Start,
+    chunks: &[Chunk],
+    stop: Option<u64>,
+    mut buffers: Buffers,
+    room: Room,
+) -> Result<Piece, Wrong> {
+    let mut decoder = match start {
+        Start::Block(bit) => Gzip::at_bit(bit),
+        Start::Member(bit) => Gzip::at_member(bit / 8),
+    };
+    decoder.check_later();
+    decoder.stop_at(stop);
+    let mut plain = 0;
+    // Whatever is wrong, the one that joins the pieces will meet it again.
+    match known(&mut decoder, chunks, &mut buffers.plain, &mut plain, room) {
+        Ok(()) => {
+            let segments = decoder.segments();
+            // Less than a window of output: what comes next could reach behind the start.
+            let short = decoder.window().len() < WINDOW && matches!(start, Start::Block(_));
+            if short {
+                return Err(Wrong {
+                    buffers,
+                    far: false,
+                });
+            }
+            Ok(Piece {
+                start,
+                buffers,
+                marked: 0,
+                plain,
+                segments,
+                decoder,
+                open: false,
+            })
+        }
+        Err(_) => Err(Wrong {
+            buffers,
+            far: plain > 4 * STEP,
+        }),
+    }
+}
+
+/// Decodes with markers for what lies before `bit`, until a whole window is without them.
+fn dependent(
+    bit: u64,
+    chunks: &[Chunk],
+    stop: Option<u64>,
+    mut buffers: Buffers,
+    room: Room,
+) -> Result<Piece, Wrong> {
+    markers::begin(&mut buffers.marked);
+    let mut end = WINDOW;
+    match marked(bit, chunks, stop, &mut buffers.marked, &mut end, room) {
+        Ok((mut decoder, open)) => {
+            decoder.check_later();
+            decoder.stop_at(stop);
+            let mut plain = 0;
+            if !open {
+                let left = Room {
+                    most: room.most.saturating_sub(end - WINDOW),
+                };
+                let done = known(&mut decoder, chunks, &mut buffers.plain, &mut plain, left);
+                if done.is_err() {
+                    return Err(Wrong { buffers, far: true });
+                }
+            }
+            let segments = decoder.segments();
+            Ok(Piece {
+                start: Start::Block(bit),
+                buffers,
+                marked: end - WINDOW,
+                plain,
+                segments,
+                decoder,
+                open,
+            })
+        }
+        Err(_) => Err(Wrong {
+            buffers,
+            far: end > 4 * STEP,
+        }),
+    }
+}
+
+/// The first stage, to `buf[..end]`: the decoder behind it, and whether markers may remain.
+fn marked(
+    bit: u64,
+    chunks: &[Chunk],
+    stop: Option<u64>,
+    buf: &mut Vec<u16>,
+    end: &mut usize,
+    room: Room,
+) -> Result<(Gzip, bool), Fault> {
+    let (mut blocks, mut bits) = (Blocks::default(), Bits::default());
+    let mut read = bit / 8;
+    let mut looked = *end;
+    let mut skip = (bit % 8) as u32;
+    let most = room.most + WINDOW;
+    loop {
+        let input = chunks.iter().find_map(|c| c.from(read));
+        let ended = input.is_none();
+        let input = input.unwrap_or_default();
+        let mut at = 0;
+        if skip > 0 {
+            if bits.take(skip, input, &mut at).is_none() {
+                return Err(Fault::NoSuchCode);
+            }
+            skip = 0;
+        }
+        let full = !grow(buf, *end, most);
+        let limit = (*end + STEP).min(buf.len());
+        let mut out = Out {
+            buf: &mut buf[..limit],
+            pos: *end,
+            history: &[],
+        };
+        let status = blocks.run(&mut bits, input, &mut at, &mut out);
+        *end = out.pos;
+        read += at as u64;
+        let here = |blocks, bits| Gzip::inside(blocks, bits, read);
+        match status? {
+            Status::StreamEnd => {
+                let mut decoder = here(blocks, bits);
+                decoder.end_body();
+                return Ok((decoder, false));
+            }
+            Status::NeedInput if ended => return Ok((here(blocks, bits), true)),
+            Status::NeedOutput if full => return Ok((here(blocks, bits), true)),
+            Status::BlockEnd
+                if stop.is_some_and(|stop| read * 8 - u64::from(bits.left) >= stop) =>
+            {
+                return Ok((here(blocks, bits), true));
+            }
+            _ => {}
+        }
+        if *end - looked >= STEP / 2 {
+            looked = *end;
+            if let Some(window) = markers::window(&buf[..*end]) {
+                let mut decoder = here(blocks, bits);
+                decoder.set_window(&window);
+                return Ok((decoder, false));
+            }
+        }
+    }
+}
