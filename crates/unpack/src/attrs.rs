@@ -4,7 +4,7 @@
 //! host (labels, signatures) or to a file system (`*.overlay.*` would let a layer speak to
 //! overlayfs) and is left out, with a note in the report.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::{
     fs::{self, XattrFlags},
@@ -95,10 +95,38 @@ pub(crate) fn failed(name: &[u8], e: Errno, note: &mut Note<'_>) -> Result<()> {
 
 /// The attributes of an open file or directory that a layer could have set.
 pub(crate) fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs> {
+    read_with(
+        |names| fs::flistxattr(fd, names),
+        |name, value| fs::fgetxattr(fd, name, value),
+    )
+}
+
+/// Copies the attributes that a layer could have set between what two `O_PATH` descriptors stand
+/// for. It was there once: what cannot be set was noted then.
+pub(crate) fn copy_by_handle(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    // The kernel takes these links to their ends and no further, also where that is a symlink.
+    let path = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let (from, to) = (path(from), path(to));
+    let xattrs = read_with(
+        |names| fs::listxattr(&*from, names),
+        |name, value| fs::getxattr(&*from, name, value),
+    )?;
+    for (name, value) in &xattrs {
+        if let Err(e) = fs::setxattr(&*to, &**name, value, XattrFlags::empty()) {
+            failed(name, e, &mut |_, _| {})?;
+        }
+    }
+    Ok(())
+}
+
+fn read_with(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Xattrs> {
     let host = |e| Error::host("read extended attributes", e);
     let mut names = vec![0_u8; 4096];
     let len = loop {
-        match fs::flistxattr(fd, &mut names[..]) {
+        match list(&mut names) {
             Ok(len) => break len,
             Err(Errno::RANGE) => names = vec![0; 65536],
             Err(Errno::OPNOTSUPP) => break 0,
@@ -112,7 +140,7 @@ pub(crate) fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs> {
     {
         let mut value = vec![0_u8; 256];
         let len = loop {
-            match fs::fgetxattr(fd, name, &mut value[..]) {
+            match get(name, &mut value) {
                 Ok(len) => break len,
                 Err(Errno::RANGE) if value.len() < 65536 => value = vec![0; 65536],
                 Err(e) => return Err(host(e)),

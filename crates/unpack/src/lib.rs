@@ -21,6 +21,8 @@ pub mod entry;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 mod limits;
 mod pipeline;

@@ -637,25 +637,21 @@ impl Root {
         )))
     }
 
-    /// A regular file at `name` in the merged lower layers under `dir`, opened for reading.
-    pub(crate) fn lower_file(&self, dir: &Dir, name: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
+    /// What is at `name` in the merged lower layers under `dir`, unless it is a directory: the
+    /// directory that has it, and its attributes.
+    pub(crate) fn lower_node(&self, dir: &Dir, name: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
         let real = join(&dir.path, name);
         for &layer in &dir.lowers {
             match self.in_layer(layer, &real)? {
                 LayerHas::Nothing => {}
-                LayerHas::Other => {
-                    let host = |e| Error::host(format!("open `{}`", show(&real)), e);
+                LayerHas::Other | LayerHas::Symlink(_) => {
+                    let host = |e| Error::host(format!("look at `{}`", show(&real)), e);
                     let root = self.lowers[usize::from(layer)].as_fd();
                     let above = open_path(root, split(&real).0).map_err(host)?;
                     let st = fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(host)?;
-                    if FileType::from_raw_mode(st.st_mode) != FileType::RegularFile {
-                        return Ok(None);
-                    }
-                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let fd = fs::openat(&above, name, flags, Mode::empty()).map_err(host)?;
-                    return Ok(Some((fd, st)));
+                    return Ok(Some((above, st)));
                 }
-                _ => return Ok(None),
+                LayerHas::Whiteout | LayerHas::Dir { .. } => return Ok(None),
             }
         }
         Ok(None)

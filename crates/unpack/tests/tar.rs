@@ -81,3 +81,17 @@ fn payload_can_be_skipped_at_any_point() {
         assert_eq!(names.concat(), b"abc", "{fed}");
     }
 }
+
+#[test]
+fn old_sparse_maps_are_in_gnu_headers_alone() {
+    let mut h = tar::Header::new_gnu();
+    h.as_mut_bytes()[0] = b'a';
+    h.set_entry_type(tar::EntryType::GNUSparse);
+    h.set_size(0);
+    h.set_cksum();
+    assert_eq!(entries(h.as_bytes(), 512).unwrap().len(), 1);
+    // In a POSIX header the map's place is the name's prefix.
+    h.as_mut_bytes()[257..265].copy_from_slice(b"ustar\x0000");
+    h.set_cksum();
+    assert!(entries(h.as_bytes(), 512).is_err());
+}

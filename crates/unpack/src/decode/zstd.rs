@@ -72,3 +72,44 @@ impl Zstd {
         self.hint == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(blob: &[u8], piece: usize) -> Result<Vec<u8>> {
+        let mut zstd = Zstd::new(1 << 20)?;
+        let mut out = Vec::new();
+        let mut buf = vec![0; 1000];
+        for mut input in blob.chunks(piece) {
+            while !input.is_empty() {
+                let done = zstd.decode(input, &mut buf)?;
+                out.extend_from_slice(&buf[..done.written]);
+                input = &input[done.read..];
+            }
+        }
+        if zstd.at_end() {
+            Ok(out)
+        } else {
+            Err(Error::bad("cut"))
+        }
+    }
+
+    #[test]
+    fn no_split_decides_what_a_frame_is() {
+        // The identifier of a dictionary that looks like a frame's magic, with a frame behind.
+        let nested = [
+            &[0x28, 0xb5, 0x2f, 0xfd, 0x23][..],
+            &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 5, 0x29, 0, 0],
+            b"hello",
+        ]
+        .concat();
+        // A content size of 154, and no content but an empty block.
+        let empty = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 154, 1, 0, 0];
+        for piece in 1..nested.len() + 1 {
+            assert!(decode(&nested, piece).is_err(), "{piece}");
+            assert!(decode(&empty, piece).is_err(), "{piece}");
+            assert_eq!(decode(&nested[5..], piece).unwrap(), b"hello");
+        }
+    }
+}

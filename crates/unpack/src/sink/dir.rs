@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Applied, Sink, Want, check, count, remove};
+use super::{Applied, Sink, Want, check, copy_up, count, remove};
 use crate::{
     attrs,
     cancel::Cancel,
@@ -33,6 +33,9 @@ const STREAM_FROM: u64 = 1 << 20;
 /// Small files handed to a writer at once: at most this many, or this many bytes.
 const JOBS: usize = 32;
 const JOB_BYTES: u64 = 256 << 10;
+/// Bytes of tar stream after which they are handed over however few: each may hold a block of its
+/// own, and the decoder waits for blocks.
+const JOB_SPAN: u64 = 512 << 10;
 
 /// Whose the files are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -142,6 +145,8 @@ pub(super) struct Builder {
     batch: Arc<Batch>,
     jobs: Vec<FileJob>,
     jobs_bytes: u64,
+    /// Offset of the first one's entry in the tar stream.
+    jobs_from: u64,
     unsettled: Unsettled,
     pub seen: Seen,
     pub fixups: Fixups,
@@ -195,6 +200,7 @@ impl DirSink {
             batch: Arc::default(),
             jobs: Vec::new(),
             jobs_bytes: 0,
+            jobs_from: 0,
             unsettled: Unsettled::default(),
             seen: Seen::default(),
             fixups: Fixups::default(),
@@ -350,11 +356,11 @@ impl DirSink {
         work.settle(root, &from, last)?;
         if from.path == dir.path && last == name {
             // A link to itself: fine if it is there.
-            let there = fs::statat(&from, last, AtFlags::SYMLINK_NOFOLLOW);
-            return there.map(|_| ()).map_err(|_| missing());
+            let there = copy_up::merged_has(root, &from, last)?;
+            return if there { Ok(()) } else { Err(missing()) };
         }
-        if work.overlay() {
-            super::whiteout::copy_up(root, work, &from, last)?;
+        if work.overlay() && !copy_up::copy_up(root, work, &from, last)? {
+            return Err(missing());
         }
         work.replacing(root, dir, name, |dir| {
             fs::linkat(&from, last, dir, name, AtFlags::empty())
@@ -443,6 +449,13 @@ impl Sink for DirSink {
             self.work.barrier(&mut self.root)?;
         }
         self.work.bound_use(&mut self.root)?;
+        let work = &mut self.work;
+        if work.jobs.is_empty() {
+            work.jobs_from = entry.offset;
+        } else if entry.offset.abs_diff(work.jobs_from) > JOB_SPAN {
+            work.flush()?;
+            work.jobs_from = entry.offset;
+        }
         let (index, path) = (entry.index, entry.path.clone());
         self.apply(entry).map_err(|e| e.at_entry(index, &path))
     }

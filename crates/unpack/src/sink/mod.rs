@@ -1,5 +1,6 @@
 //! Where entries go: the [`Sink`] trait and the sinks of this crate.
 
+mod copy_up;
 mod dir;
 mod remove;
 mod tree;

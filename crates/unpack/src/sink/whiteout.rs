@@ -5,17 +5,14 @@
 
 use std::{os::fd::AsFd, sync::Arc};
 
-use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags},
-    io::Errno,
-};
+use rustix::fs::{self, AtFlags, FileType, Mode};
 
 use super::dir::{Builder, DirSink};
 use crate::{
     attrs,
     entry::Xattrs,
     error::{Error, Result, show},
-    root::{Attrs, Child, Dir, Lower, Missing, Root, Walk, join},
+    root::{Child, Dir, Lower, Missing, Root, Walk, join},
 };
 
 impl DirSink {
@@ -161,46 +158,6 @@ pub(super) fn hide_root(root: &mut Root, work: &mut Builder) -> Result<()> {
 fn make_whiteout(dir: &Dir, name: &[u8]) -> Result<()> {
     fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
         .map_err(|e| Error::host(format!("make the whiteout of `{}`", show(name)), e))
-}
-
-/// Overlay: a file that a hard link names and only a lower layer has is copied into this one,
-/// so that both names are one file in the merged tree.
-pub(super) fn copy_up(
-    root: &mut Root,
-    work: &mut Builder,
-    dir: &Arc<Dir>,
-    name: &[u8],
-) -> Result<()> {
-    if !matches!(
-        fs::statat(&**dir, name, AtFlags::SYMLINK_NOFOLLOW),
-        Err(Errno::NOENT)
-    ) {
-        return Ok(());
-    }
-    let Some((from, st)) = root.lower_file(dir, name)? else {
-        return Ok(());
-    };
-    let host = |e| Error::host(format!("copy `{}` from a lower layer", show(name)), e);
-    work.touch(dir);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let to = fs::openat(&**dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(host)?;
-    let mut left = u64::try_from(st.st_size).unwrap_or_default();
-    while left > 0 {
-        let most = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
-        match fs::copy_file_range(&from, None, &to, None, most).map_err(host)? {
-            0 => return Err(host(Errno::IO)),
-            n => left -= n as u64,
-        }
-    }
-    let attrs = Attrs::of(&st);
-    if work.may_chown() {
-        let (uid, gid) = crate::io::owner(attrs.uid, attrs.gid);
-        fs::fchown(&to, uid, gid).map_err(host)?;
-    }
-    let xattrs = attrs::read_xattrs(from.as_fd())?;
-    attrs::apply_xattrs(to.as_fd(), &xattrs, &mut |_, _| {})?;
-    fs::fchmod(&to, Mode::from_raw_mode(attrs.mode)).map_err(host)?;
-    fs::futimens(&to, &crate::io::timestamps(attrs.mtime)).map_err(host)
 }
 
 /// Calls `each` with every name in `dir` and its type.

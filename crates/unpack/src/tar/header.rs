@@ -36,6 +36,8 @@ pub(super) struct Fields {
     pub size: u64,
     pub mtime: i64,
     pub device: (i128, i128),
+    /// Whether the header is in GNU's own format.
+    pub gnu: bool,
 }
 
 /// Whether the block is one half of an end-of-archive marker.
@@ -80,6 +82,7 @@ pub(super) fn parse(block: &Block) -> Result<Fields> {
         mtime: i64::try_from(number(&block[136..148], "mtime")?)
             .map_err(|_| Error::bad("mtime does not fit 64 bits"))?,
         device,
+        gnu: magic == Magic::Gnu,
     })
 }
 

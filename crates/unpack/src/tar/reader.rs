@@ -526,6 +526,10 @@ impl Reader {
                 "pax sparse records on an entry that is not a plain file",
             ));
         }
+        if fields.typeflag == b'S' && !fields.gnu {
+            return Err(Error::bad("GNU sparse entry in a header that is not GNU's")
+                .with_hint("readers disagree on such entries: rebuild the layer"));
+        }
         let entry = Box::new(Entry {
             index: self.entries,
             offset: self.start,

@@ -57,14 +57,19 @@ pub struct Done {
 /// A piece may decode to this many times its size before the rest of it is left to the joining
 /// thread: a bound on memory.
 const MOST_RATIO: usize = 8;
+/// Least bytes of output in two consecutive pieces: a receiver that holds on to some MiB in a row
+/// never holds all slots.
+const EMIT_LEAST: usize = 1 << 20;
+/// Pieces of output that a receiver may hold while it waits for more.
+const HELD: usize = 8;
 
 impl Parallel {
     /// `threads` threads in about `memory` bytes.
     pub fn new(threads: usize, memory: usize) -> Self {
         let threads = threads.clamp(1, 256);
-        // A piece takes its input twice over, markers of two bytes and as many bytes of output.
-        let per_piece = (2 + 3 * MOST_RATIO) * (threads + 3);
-        let chunk_bytes = (memory / per_piece).clamp(64 << 10, 1 << 20);
+        // A task takes its input twice over, markers of two bytes and as many bytes of output.
+        let per_byte = (2 + 3 * MOST_RATIO) * (threads + 2) + MOST_RATIO * HELD;
+        let chunk_bytes = (memory / per_byte).clamp(64 << 10, 1 << 20);
         Self {
             threads,
             chunk_bytes,
@@ -72,8 +77,8 @@ impl Parallel {
     }
 
     /// Decodes what `next` provides and hands the output to `emit`, in order. Both are called on
-    /// this thread; `next` gives `None` at the end of the blob. Pieces of output come back to the
-    /// decoder when they are dropped; as long as none are, it stops after a few.
+    /// this thread; `next` gives `None` at the end of the blob. Pieces of output go back to the
+    /// decoder when they are dropped: it waits when the receiver holds more than about 4 MiB.
     ///
     /// # Errors
     /// Whatever is wrong with the stream, and what `next` and `emit` return.
@@ -116,7 +121,8 @@ impl Parallel {
                 tasks: VecDeque::new(),
                 ready: VecDeque::new(),
                 sum: Sum::default(),
-                slots: Slots::new(self.threads + 4),
+                slots: Slots::new(self.threads + 1 + HELD),
+                small: None,
                 decode,
                 resolve,
                 done: Done::default(),
@@ -222,7 +228,7 @@ struct Pending {
 
 /// Output in order, on its way out.
 enum Ready {
-    Bytes(Bytes, Vec<Segment>),
+    Bytes(Bytes, Vec<Segment>, Arc<Slot>),
     Second(Receiver<(Vec<u16>, Vec<u8>, u32)>, usize, Arc<Slot>),
 }
 
@@ -247,6 +253,8 @@ struct Join<'a> {
     /// Of the current member.
     sum: Sum,
     slots: Slots,
+    /// Small pieces, collected.
+    small: Option<(Vec<u8>, Arc<Slot>)>,
     decode: Sender<Task>,
     resolve: Sender<Second>,
     done: Done,
@@ -374,7 +382,8 @@ impl Join<'_> {
                 self.done.in_order += used as u64;
                 task.slot.give_marked(buffers.marked);
                 let bytes = task.slot.bytes(buffers.plain, used);
-                self.ready.push_back(Ready::Bytes(bytes, segments));
+                self.ready
+                    .push_back(Ready::Bytes(bytes, segments, task.slot));
                 done?;
             }
             Finished::Nothing(buffers) => {
@@ -440,7 +449,8 @@ impl Join<'_> {
             slot.give_marked(marked);
         }
         let bytes = slot.bytes(plain, piece.plain);
-        self.ready.push_back(Ready::Bytes(bytes, piece.segments));
+        self.ready
+            .push_back(Ready::Bytes(bytes, piece.segments, slot.clone()));
         Ok(())
     }
 
@@ -473,7 +483,7 @@ impl Join<'_> {
             self.done.in_order += used as u64;
             let segments = self.decoder.segments();
             let bytes = slot.bytes(buffers.plain, used);
-            self.ready.push_back(Ready::Bytes(bytes, segments));
+            self.ready.push_back(Ready::Bytes(bytes, segments, slot));
             done?;
             if used < room.most {
                 // The end of the input.
@@ -495,8 +505,8 @@ impl Join<'_> {
 
     fn flush_ready(&mut self, all: bool) -> Result<()> {
         while let Some(front) = self.ready.pop_front() {
-            let (bytes, segments) = match front {
-                Ready::Bytes(bytes, segments) => (bytes, segments),
+            let (bytes, segments, slot) = match front {
+                Ready::Bytes(bytes, segments, slot) => (bytes, segments, slot),
                 Ready::Second(result, len, slot) => {
                     let resolved = if all {
                         result.recv().ok()
@@ -517,7 +527,7 @@ impl Join<'_> {
                         length: len as u64,
                     };
                     let segment = Segment { sum, trailer: None };
-                    (slot.bytes(plain, len), vec![segment])
+                    (slot.bytes(plain, len), vec![segment], slot)
                 }
             };
             for segment in segments {
@@ -527,9 +537,39 @@ impl Join<'_> {
                 }
             }
             self.done.bytes += bytes.len() as u64;
-            if !bytes.is_empty() {
-                (self.emit)(bytes)?;
+            self.emit(bytes, slot)?;
+        }
+        if all && let Some((small, slot)) = self.small.take() {
+            let len = small.len();
+            (self.emit)(slot.bytes(small, len))?;
+        }
+        Ok(())
+    }
+
+    /// Emits a piece, or collects it with others if it is small.
+    fn emit(&mut self, mut bytes: Bytes, slot: Arc<Slot>) -> Result<()> {
+        if let Some((small, _)) = &mut self.small {
+            let fill = bytes.split_to(bytes.len().min(EMIT_LEAST - small.len()));
+            small.extend_from_slice(&fill);
+            if small.len() == EMIT_LEAST
+                && let Some((small, slot)) = self.small.take()
+            {
+                (self.emit)(slot.bytes(small, EMIT_LEAST))?;
             }
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            // The rest of a piece needs no slot of its own, and may be short.
+            return (self.emit)(bytes);
+        }
+        if bytes.len() >= EMIT_LEAST {
+            return (self.emit)(bytes);
+        }
+        if !bytes.is_empty() {
+            let mut small = slot.plain();
+            small.clear();
+            small.extend_from_slice(&bytes);
+            self.small = Some((small, slot));
         }
         Ok(())
     }
