@@ -1,4 +1,6 @@
-//! Writing tar blocks, also wrong ones.
+//! Writing tar blocks, also wrong ones, and finding them again.
+
+use crate::events::Reading;
 
 /// Fills in the checksum of a header.
 pub fn fix_sum(block: &mut [u8]) {
@@ -47,4 +49,30 @@ pub fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
         len += 1;
     }
     [len.to_string().as_bytes(), &body].concat()
+}
+
+/// All headers of an archive that the reader accepted, those before an entry with their content.
+pub fn meta_headers(stream: &[u8], reading: &Reading) -> Vec<(tar::Header, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    for (entry, end) in reading.entries().zip(&reading.ends) {
+        let own = usize::try_from(entry.offset).unwrap_or(usize::MAX);
+        while at <= own {
+            let Some(block) = stream.get(at..at + 512) else {
+                return found;
+            };
+            let header = tar::Header::from_byte_slice(block).clone();
+            at += 512;
+            let mut body = Vec::new();
+            if at <= own {
+                let size = header.entry_size().unwrap_or_default();
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                body = stream[at..].iter().copied().take(size).collect();
+                at += body.len().next_multiple_of(512);
+            }
+            found.push((header, body));
+        }
+        at = end.next_multiple_of(512);
+    }
+    found
 }

@@ -21,6 +21,8 @@ pub enum Event {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reading {
     pub events: Vec<Event>,
+    /// Where each entry ends, but for padding.
+    pub ends: Vec<usize>,
     pub end: Result<(), String>,
 }
 
@@ -28,7 +30,7 @@ impl Reading {
     /// Reads `stream` in pieces, or whole.
     pub fn of(stream: &[u8], limits: &Limits, mut cuts: Option<Cuts>) -> Self {
         let mut reader = Reader::new(limits.clone());
-        let mut events = Vec::new();
+        let (mut events, mut ends) = (Vec::new(), Vec::new());
         let mut rest = stream;
         let mut end = Ok(());
         while end.is_ok() {
@@ -39,12 +41,13 @@ impl Reading {
             if piece.is_empty() {
                 break;
             }
-            end = feed(&mut reader, piece, &mut events);
+            end = feed(&mut reader, piece, &mut events, &mut ends);
         }
         let end = end.and_then(|()| reader.finish());
         assert!(end.is_err() || reader.position() == stream.len() as u64);
         Self {
             events,
+            ends,
             end: end.map_err(|e| format!("{e:?}")),
         }
     }
@@ -57,17 +60,29 @@ impl Reading {
     }
 }
 
-fn feed(reader: &mut Reader, piece: &[u8], events: &mut Vec<Event>) -> Result<(), Error> {
+fn feed(
+    reader: &mut Reader,
+    piece: &[u8],
+    events: &mut Vec<Event>,
+    ends: &mut Vec<usize>,
+) -> Result<(), Error> {
     let mut used = 0;
     loop {
         let (n, step) = reader.step(&piece[used..])?;
+        let position = usize::try_from(reader.position()).expect("within a slice");
         match step {
             Step::NeedMore => {
                 assert_eq!(used + n, piece.len(), "asks for more with input left");
                 return Ok(());
             }
-            Step::Entry(entry) => events.push(Event::Entry(entry)),
-            Step::EntryEnd => events.push(Event::EntryEnd),
+            Step::Entry(entry) => {
+                ends.push(position);
+                events.push(Event::Entry(entry));
+            }
+            Step::EntryEnd => {
+                *ends.last_mut().expect("an entry before its end") = position;
+                events.push(Event::EntryEnd);
+            }
             Step::End => events.push(Event::End),
             Step::Data { range, at } => {
                 assert!(!range.is_empty(), "empty payload");

@@ -1,6 +1,9 @@
 //! What the fuzz targets share.
 
 pub mod archive;
+pub mod decoding;
 pub mod events;
 pub mod input;
+pub mod pax;
 pub mod seeds;
+pub mod sparse;

@@ -16,7 +16,7 @@ const UNPACK: &[&[&str]] = &[
     &["source", "root", "report"],
     &["io", "plan"],
     &["sink"],
-    &["pipeline"],
+    &["pipeline", "fuzzing"],
 ];
 const ENGINE: &[&[&str]] = &[
     &["image", "sys"],

@@ -2,17 +2,24 @@
 
 use zstd::{
     stream::raw::{Decoder, InBuffer, Operation, OutBuffer},
-    zstd_safe::DParameter,
+    zstd_safe::{DParameter, get_frame_content_size},
 };
 
 use super::Progress;
 use crate::error::{Error, Kind, Result};
+
+/// Most bytes of a frame's header.
+const HEAD: usize = 18;
 
 pub(super) struct Zstd {
     decoder: Decoder<'static>,
     /// libzstd's hint: 0 exactly at the end of a frame.
     hint: usize,
     window: u64,
+    /// The first bytes of the current frame.
+    head: Vec<u8>,
+    /// What the current frame gave so far.
+    frame: u64,
 }
 
 impl std::fmt::Debug for Zstd {
@@ -35,6 +42,8 @@ impl Zstd {
             decoder,
             hint: 0,
             window,
+            head: Vec::with_capacity(HEAD),
+            frame: 0,
         })
     }
 
@@ -42,13 +51,29 @@ impl Zstd {
         let mut total = Progress::default();
         // Past a frame's end, with no input, a call would begin to wait for another frame.
         while total.written < output.len() && (total.read < input.len() || self.hint > 0) {
-            let mut from = InBuffer::around(&input[total.read..]);
+            // A frame that lies whole in one input takes a short cut in libzstd with rules of its
+            // own, even for what only looks like a frame within a header that came in pieces.
+            // Headers byte by byte are never whole: each blob has one reading, however it comes.
+            let end = if self.head.len() < HEAD {
+                input.len().min(total.read + 1)
+            } else {
+                input.len()
+            };
+            let mut from = InBuffer::around(&input[total.read..end]);
             let mut to = OutBuffer::around(&mut output[total.written..]);
             self.hint = self
                 .decoder
                 .run(&mut from, &mut to)
                 .map_err(|e| self.error(&e))?;
             let (read, written) = (from.pos(), to.pos());
+            if self.head.len() < HEAD {
+                self.head
+                    .extend_from_slice(&input[total.read..total.read + read]);
+            }
+            self.frame += written as u64;
+            if self.hint == 0 {
+                self.frame_end()?;
+            }
             total.read += read;
             total.written += written;
             if read == 0 && written == 0 {
@@ -58,14 +83,26 @@ impl Zstd {
         Ok(total)
     }
 
+    /// libzstd overlooks a wrong content size where the last block is empty.
+    fn frame_end(&mut self) -> Result<()> {
+        let told = get_frame_content_size(&self.head).ok().flatten();
+        let is = std::mem::take(&mut self.frame);
+        self.head.clear();
+        match told {
+            Some(told) if told != is => Err(damaged(&format!(
+                "a frame of {is} bytes says it has {told}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn error(&self, e: &std::io::Error) -> Error {
         let text = e.to_string();
         if text.contains("too much memory") {
             let message = format!("zstd window of more than {} bytes", self.window);
             return Error::limit(message, "zstd-window");
         }
-        Error::new(Kind::BadInput, format!("zstd: {}", text.to_lowercase()))
-            .with_hint("the layer is damaged: fetch or build it again")
+        damaged(&text.to_lowercase())
     }
 
     pub(super) fn at_end(&self) -> bool {
@@ -73,26 +110,28 @@ impl Zstd {
     }
 }
 
+fn damaged(what: &str) -> Error {
+    Error::new(Kind::BadInput, format!("zstd: {what}"))
+        .with_hint("the layer is damaged: fetch or build it again")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn decode(blob: &[u8], piece: usize) -> Result<Vec<u8>> {
+    fn decode(pieces: &[&[u8]]) -> Result<Vec<u8>> {
         let mut zstd = Zstd::new(1 << 20)?;
         let mut out = Vec::new();
         let mut buf = vec![0; 1000];
-        for mut input in blob.chunks(piece) {
+        for mut input in pieces.iter().copied() {
             while !input.is_empty() {
                 let done = zstd.decode(input, &mut buf)?;
                 out.extend_from_slice(&buf[..done.written]);
                 input = &input[done.read..];
             }
         }
-        if zstd.at_end() {
-            Ok(out)
-        } else {
-            Err(Error::bad("cut"))
-        }
+        let whole = zstd.at_end().then_some(out);
+        whole.ok_or_else(|| Error::bad("cut"))
     }
 
     #[test]
@@ -106,10 +145,12 @@ mod tests {
         .concat();
         // A content size of 154, and no content but an empty block.
         let empty = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 154, 1, 0, 0];
-        for piece in 1..nested.len() + 1 {
-            assert!(decode(&nested, piece).is_err(), "{piece}");
-            assert!(decode(&empty, piece).is_err(), "{piece}");
-            assert_eq!(decode(&nested[5..], piece).unwrap(), b"hello");
+        for at in 1..nested.len() {
+            let (a, b) = nested.split_at(at);
+            assert!(decode(&[a, b]).is_err(), "{at}");
+            let (a, b) = empty.split_at(at.min(empty.len()));
+            assert!(decode(&[a, b]).is_err(), "{at}");
         }
+        assert_eq!(decode(&[&nested[5..]]).unwrap(), b"hello");
     }
 }
