@@ -54,6 +54,8 @@ pub struct UnpackRequest {
     pub memory_bytes: Option<usize>,
     /// Threads that write.
     pub threads: Option<NonZeroUsize>,
+    /// Threads that decode a large gzip layer. Default: by idle cores.
+    pub decode_threads: Option<NonZeroUsize>,
     /// How files are written.
     pub io: IoChoice,
     /// Believe a layer's bytes rather than its media type about its compression.
@@ -86,6 +88,7 @@ impl UnpackRequest {
             max_layers: 1000,
             memory_bytes: None,
             threads: None,
+            decode_threads: None,
             io: IoChoice::default(),
             sniff: false,
             cancel: Cancel::new(),
@@ -202,6 +205,9 @@ impl<'a> Run<'a> {
             .threads(threads)
             .io(request.io)
             .cancel(request.cancel.clone());
+        if let Some(threads) = request.decode_threads {
+            unpacker = unpacker.decode_threads(threads.get());
+        }
         if let Some(bytes) = request.memory_bytes {
             unpacker = unpacker.memory_budget_bytes(bytes);
         }

@@ -121,7 +121,7 @@ pub struct LayerReport {
     /// How the blob is compressed.
     pub compression: Compression,
     /// Which decoder was chosen.
-    pub decoder: &'static str,
+    pub decoder: String,
     /// Which engine wrote the files, and why not the one asked for.
     pub io: String,
     /// Bytes of the blob.

@@ -20,6 +20,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Unpack an image to a directory, or verify it.
     Unpack(Box<UnpackArgs>),
+    /// Decode a gzip file to standard output, with several threads if it is large.
+    Gunzip(super::gunzip::GunzipArgs),
 }
 
 const AFTER: &str = "\
@@ -65,6 +67,10 @@ pub(super) struct UnpackArgs {
     /// Threads that write. Default: the number of cores.
     #[arg(long, value_name = "N", value_parser = values::count)]
     pub(super) threads: Option<usize>,
+
+    /// Threads that decode a large gzip layer; 1 streams it in order. Default: by idle cores.
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(super) decode_threads: Option<usize>,
 
     /// Memory for decoded data, such as 64MiB. Default: 256MiB.
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
@@ -244,6 +250,7 @@ mod tests {
                 .command
             {
                 Command::Unpack(args) => args.limits.limits(),
+                Command::Gunzip(_) => unreachable!("it was told to unpack"),
             }
         };
         assert_eq!(parse(&[]), Limits::default());

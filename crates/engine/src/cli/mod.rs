@@ -3,6 +3,7 @@
 //! All that is printed is printed here; the use cases below are silent.
 
 mod args;
+mod gunzip;
 mod progress;
 mod report;
 mod signals;
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
         start_log();
         match cli.command {
             Command::Unpack(args) => run_unpack(&args),
+            Command::Gunzip(args) => gunzip::run(&args),
         }
     };
     ExitCode::from(guarded(run))
@@ -160,6 +162,7 @@ fn request(args: &UnpackArgs) -> unlade_unpack::Result<UnpackRequest> {
             .memory
             .map(|m| usize::try_from(m).unwrap_or(usize::MAX)),
         threads: args.threads.and_then(NonZeroUsize::new),
+        decode_threads: args.decode_threads.and_then(NonZeroUsize::new),
         io: args.io.into(),
         sniff: args.sniff,
         cancel: Cancel::new(),

@@ -384,7 +384,7 @@ impl Join<'_> {
                 let bytes = task.slot.bytes(buffers.plain, used);
                 self.ready
                     .push_back(Ready::Bytes(bytes, segments, task.slot));
-                done?;
+                done.map_err(|e| self.at_fault(e))?;
             }
             Finished::Nothing(buffers) => {
                 task.slot.give(buffers);
@@ -404,6 +404,10 @@ impl Join<'_> {
             self.chunks.pop_front();
         }
         Ok(())
+    }
+
+    fn at_fault(&self, e: Error) -> Error {
+        e.at_offset(Stream::Compressed, self.decoder.bit() / 8)
     }
 
     /// Joins a piece if it begins where everything before it ends.
@@ -484,7 +488,7 @@ impl Join<'_> {
             let segments = self.decoder.segments();
             let bytes = slot.bytes(buffers.plain, used);
             self.ready.push_back(Ready::Bytes(bytes, segments, slot));
-            done?;
+            done.map_err(|e| self.at_fault(e))?;
             if used < room.most {
                 // The end of the input.
                 break;

@@ -271,7 +271,7 @@ fn marked(
     let (mut blocks, mut bits) = (Blocks::default(), Bits::default());
     let mut read = bit / 8;
     let mut looked = *end;
-    let mut skip = (bit % 8) as u32;
+    let mut skip = u32::from((bit % 8).to_le_bytes()[0]);
     let most = room.most + WINDOW;
     loop {
         let input = chunks.iter().find_map(|c| c.from(read));

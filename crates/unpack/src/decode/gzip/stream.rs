@@ -102,7 +102,7 @@ impl Gzip {
     /// Between two blocks, at `bit`. Input goes on at the byte that holds it.
     pub(super) fn at_bit(bit: u64) -> Self {
         let mut gzip = Self::inside(Blocks::default(), Bits::default(), bit / 8);
-        gzip.skip = (bit % 8) as u32;
+        gzip.skip = u32::from((bit % 8).to_le_bytes()[0]);
         gzip
     }
 

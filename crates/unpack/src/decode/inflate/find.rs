@@ -88,7 +88,7 @@ fn header(input: &[u8], at: usize, blocks: &mut Blocks) -> bool {
     if bits.left < 8 {
         return false;
     }
-    bits.consume((at % 8) as u32);
+    bits.consume(u32::from((at % 8).to_le_bytes()[0]));
     blocks.reset();
     blocks.description(&mut bits, input, &mut byte)
 }

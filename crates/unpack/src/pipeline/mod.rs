@@ -2,16 +2,20 @@
 //!
 //! ```text
 //! source -> decode thread -+-> blocks -> parse and apply (the caller's thread) -> writers
-//!                          +-> bytes and blocks -> digest thread
+//!                          +-> bytes, blocks -> two digest threads
 //! ```
 //!
 //! The decode thread never waits for the disk but through the pool's budget; a layer that is
 //! started ahead of its turn fills at most half of that.
 
+mod decode;
+mod digest;
+mod flow;
+
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -20,14 +24,19 @@ use std::{
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use self::{
+    decode::{Decode, Decoded, ONE_SHOT_BYTES},
+    digest::digest,
+    flow::{Busy, Flow},
+};
 use crate::{
     cancel::Cancel,
-    decode::{self, Compression, Decoder},
-    digest::{Algorithm, Digest, Hasher},
+    decode::{Compression, gzip::Parallel},
+    digest::{Algorithm, Digest},
     error::{Error, Kind, Result, Stream},
     io::{IoChoice, Stats, Writers},
     limits::Limits,
-    pool::{Pool, Share, TICK},
+    pool::{Pool, TICK},
     report::{LayerReport, Stage},
     sink::{DirOptions, DirSink, Sink, Want},
     source::BlobSource,
@@ -77,6 +86,7 @@ pub struct Unpacker {
     memory: usize,
     threads: usize,
     io: IoChoice,
+    decode_threads: Option<usize>,
     cancel: Cancel,
     shared: Arc<OnceLock<Shared>>,
 }
@@ -85,6 +95,8 @@ pub struct Unpacker {
 struct Shared {
     pool: Pool,
     writers: Writers,
+    /// Layers being decoded or applied.
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl Default for Unpacker {
@@ -107,6 +119,7 @@ impl Unpacker {
             memory: Self::MEMORY_BUDGET_BYTES,
             threads,
             io: IoChoice::default(),
+            decode_threads: None,
             cancel: Cancel::new(),
             shared: Arc::default(),
         }
@@ -145,6 +158,14 @@ impl Unpacker {
         self
     }
 
+    /// Threads that decode a large gzip layer; one streams it. Default: as many as there are idle
+    /// cores for, see [`decode::gzip::Parallel`](crate::decode::gzip::Parallel).
+    #[must_use]
+    pub fn decode_threads(mut self, threads: usize) -> Self {
+        self.decode_threads = Some(threads.clamp(1, 256));
+        self
+    }
+
     /// A flag that stops everything started from now on.
     #[must_use]
     pub fn cancel(mut self, cancel: Cancel) -> Self {
@@ -161,7 +182,27 @@ impl Unpacker {
         let block = (bytes / 64).clamp(64 << 10, 256 << 10);
         let pool = Pool::new(block, bytes / block);
         let writers = Writers::start(self.io, self.threads)?;
-        Ok(self.shared.get_or_init(|| Shared { pool, writers }))
+        Ok(self.shared.get_or_init(|| Shared {
+            pool,
+            writers,
+            in_flight: Arc::default(),
+        }))
+    }
+
+    /// Several threads cost a half more CPU time than one, so they must be idle: beside them one
+    /// core applies and one hashes. More than three would wait for the digest, which is not
+    /// parallel.
+    fn parallel(&self, shared: &Shared) -> Option<Parallel> {
+        let threads = self.decode_threads.unwrap_or_else(|| {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            let alone = shared.in_flight.load(Ordering::Relaxed) == 0;
+            if alone {
+                cores.saturating_sub(2).clamp(1, 3)
+            } else {
+                1
+            }
+        });
+        (threads > 1).then(|| Parallel::new(threads, self.memory / 4))
     }
 
     /// A sink that applies layers to the directory `root`.
@@ -186,15 +227,12 @@ impl Unpacker {
     ) -> Result<Layer> {
         let shared = self.shared()?;
         let (blocks, decoded) = crossbeam_channel::unbounded();
-        let (to_digest, hashing) = crossbeam_channel::bounded(DIGEST_QUEUE);
         let flow = Arc::new(Flow {
             cancel: self.cancel.clone(),
             ..Flow::default()
         });
-        let digest = spawn("unlade-digest", {
-            let (blob, tar) = (algorithm(expect.blob), algorithm(expect.diff_id));
-            move || digest(&hashing, blob, tar)
-        })?;
+        let (to_blob_digest, blob) = digest_thread("unlade-blob-sum", expect.blob)?;
+        let (to_tar_digest, tar) = digest_thread("unlade-tar-sum", expect.diff_id)?;
         let decode = spawn("unlade-decode", {
             let flow = flow.clone();
             let task = Decode {
@@ -202,9 +240,11 @@ impl Unpacker {
                 expect: expect.clone(),
                 pool: shared.pool.clone(),
                 one_shot: ONE_SHOT_BYTES.min(self.memory / 8),
+                parallel: self.parallel(shared),
                 flow: flow.clone(),
                 blocks,
-                to_digest,
+                to_blob_digest,
+                to_tar_digest,
                 progress: progress.clone(),
                 report: Decoded::default(),
             };
@@ -217,7 +257,8 @@ impl Unpacker {
             flow,
             decoded,
             decode: Some(decode),
-            digest: Some(digest),
+            digests: Some((blob, tar)),
+            in_flight: InFlight::new(&shared.in_flight),
             engine: shared.writers.engine().to_owned(),
             writers: shared.writers.stats().clone(),
         })
@@ -241,12 +282,29 @@ impl Unpacker {
 const BLOCKS_MOST: usize = 64 << 20;
 /// Pieces that may wait for the digest thread.
 const DIGEST_QUEUE: usize = 64;
-/// Blobs of which all is local and that decode to at most this are decoded in one go: starting
-/// a stream and passing blocks costs more than it gains.
-const ONE_SHOT_BYTES: usize = 1 << 20;
+type DigestThread = JoinHandle<(Digest, Busy)>;
 
-fn algorithm(digest: Option<Digest>) -> Algorithm {
-    digest.map_or(Algorithm::Sha256, |d| d.algorithm())
+fn digest_thread(name: &str, expected: Option<Digest>) -> Result<(Sender<Bytes>, DigestThread)> {
+    let algorithm = expected.map_or(Algorithm::Sha256, |d| d.algorithm());
+    let (to, pieces) = crossbeam_channel::bounded(DIGEST_QUEUE);
+    Ok((to, spawn(name, move || digest(&pieces, algorithm))?))
+}
+
+/// Counts a layer as long as it is being decoded or applied.
+#[derive(Debug)]
+struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn spawn<T: Send + 'static>(
@@ -261,314 +319,6 @@ fn spawn<T: Send + 'static>(
         .map_err(|e| Error::host("start a thread", e))
 }
 
-/// What the threads of a layer know of each other.
-#[derive(Debug, Default)]
-struct Flow {
-    cancel: Cancel,
-    /// The layer is dropped or has failed.
-    stop: AtomicBool,
-    /// It is the layer's turn: it may use the whole pool.
-    applying: AtomicBool,
-    /// Milliseconds since `started` when the source was asked for bytes; 0 while it is not.
-    asked: AtomicU64,
-    started: Clock,
-}
-
-#[derive(Debug)]
-struct Clock(Instant);
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self(Instant::now())
-    }
-}
-
-impl Flow {
-    fn check(&self) -> Result<()> {
-        if self.stop.load(Ordering::Acquire) {
-            return Err(Error::cancelled());
-        }
-        self.cancel.check()
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.0.elapsed().as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1)
-    }
-
-    /// How long the source has been silent.
-    fn silent(&self) -> Duration {
-        match self.asked.load(Ordering::Acquire) {
-            0 => Duration::ZERO,
-            at => Duration::from_millis(self.now().saturating_sub(at)),
-        }
-    }
-}
-
-/// A clock that runs while a stage works.
-#[derive(Debug, Default, Clone, Copy)]
-struct Busy {
-    wall: Duration,
-    cpu: Duration,
-    bytes: u64,
-}
-
-impl Busy {
-    fn stage(self, name: &'static str) -> Stage {
-        let (seconds, cpu_seconds) = (self.wall.as_secs_f64(), self.cpu.as_secs_f64());
-        Stage {
-            name,
-            seconds,
-            cpu_seconds,
-            bytes: self.bytes,
-        }
-    }
-}
-
-/// Pieces for the digest thread.
-enum Piece {
-    Blob(Bytes),
-    Tar(Bytes),
-}
-
-struct Digests {
-    blob: Digest,
-    tar: Digest,
-    busy: Busy,
-}
-
-fn digest(pieces: &Receiver<Piece>, blob: Algorithm, tar: Algorithm) -> Digests {
-    let (mut blob, mut tar) = (Hasher::new(blob), Hasher::new(tar));
-    let mut busy = Busy::default();
-    for piece in pieces {
-        let at = Instant::now();
-        let (hasher, bytes) = match &piece {
-            Piece::Blob(bytes) => (&mut blob, bytes),
-            Piece::Tar(bytes) => (&mut tar, bytes),
-        };
-        hasher.update(bytes);
-        busy.bytes += bytes.len() as u64;
-        drop(piece);
-        busy.wall += at.elapsed();
-    }
-    busy.cpu = thread_cpu();
-    Digests {
-        blob: blob.finish(),
-        tar: tar.finish(),
-        busy,
-    }
-}
-
-/// What the decode thread found.
-#[derive(Debug, Default)]
-struct Decoded {
-    compression: Option<Compression>,
-    decoder: &'static str,
-    compressed_bytes: u64,
-    tar_bytes: u64,
-    read: Busy,
-    decode: Busy,
-}
-
-struct Decode {
-    limits: Limits,
-    expect: Expect,
-    pool: Pool,
-    one_shot: usize,
-    flow: Arc<Flow>,
-    blocks: Sender<Result<Bytes>>,
-    to_digest: Sender<Piece>,
-    progress: Option<Arc<dyn Progress>>,
-    report: Decoded,
-}
-
-impl Decode {
-    fn run(mut self, mut source: impl BlobSource) -> Decoded {
-        let started = Instant::now();
-        if let Err(e) = self.stream(&mut source) {
-            // A receiver that is gone has its own error.
-            let _ = self.blocks.send(Err(e));
-        }
-        let read = self.report.read;
-        self.report.decode.cpu = thread_cpu().saturating_sub(read.cpu);
-        let idle = self.report.decode.wall;
-        self.report.decode.wall = started.elapsed().saturating_sub(idle + read.wall);
-        self.report.decode.bytes = self.report.tar_bytes;
-        self.report.read.bytes = self.report.compressed_bytes;
-        self.report
-    }
-
-    /// `decode.wall` collects the time spent waiting until [`Decode::run`] turns it round.
-    fn waiting<T>(&mut self, wait: impl FnOnce(&mut Self) -> T) -> T {
-        let at = Instant::now();
-        let done = wait(self);
-        self.report.decode.wall += at.elapsed();
-        done
-    }
-
-    fn stream(&mut self, source: &mut impl BlobSource) -> Result<()> {
-        let total = source.len_hint().or(self.expect.blob_size);
-        // The first bytes tell the compression, and may come one at a time.
-        let mut start = Vec::new();
-        let mut first = Vec::new();
-        while start.len() < Compression::MAGIC_BYTES
-            && let Some(chunk) = self.next(source)?
-        {
-            start.extend_from_slice(&chunk[..chunk.len().min(16)]);
-            first.push(chunk);
-        }
-        let compression = Compression::sniff(&start);
-        if let Some(told) = self.expect.compression {
-            compression.expect(told, &start)?;
-        } else if let Some(name) = decode::foreign(&start) {
-            let message = format!("the layer is compressed with {name}");
-            return Err(Error::new(Kind::Unsupported, message)
-                .with_hint("OCI layers are plain tar, gzip or zstd: convert the image"));
-        }
-        self.report.compression = Some(compression);
-        let small = total.is_some_and(|n| n <= self.one_shot as u64);
-        if compression == Compression::Gzip && source.is_local() && small {
-            let mut blob = Vec::new();
-            for chunk in first.drain(..) {
-                blob.extend_from_slice(&chunk);
-            }
-            while let Some(chunk) = self.next(source)? {
-                blob.extend_from_slice(&chunk);
-            }
-            if let Some(tar) = decode::one_shot(&blob, self.one_shot)? {
-                self.report.decoder = "libdeflate one-shot";
-                self.advance(total);
-                return self.emit(tar.into());
-            }
-            first.push(blob.into());
-        }
-        if compression == Compression::None {
-            self.report.decoder = "none";
-            // The source's own buffers go on as they are.
-            for chunk in first {
-                self.emit(chunk)?;
-            }
-            while let Some(chunk) = self.next(source)? {
-                self.emit(chunk)?;
-                self.advance(total);
-            }
-            return Ok(());
-        }
-        let mut decoder = Decoder::new(compression, &self.limits)?;
-        self.report.decoder = decoder.name();
-        let mut block = self.block()?;
-        let mut pending = first.into_iter();
-        loop {
-            let chunk = match pending.next() {
-                Some(chunk) => chunk,
-                None => match self.next(source)? {
-                    Some(chunk) => chunk,
-                    None => break,
-                },
-            };
-            let mut input = &chunk[..];
-            loop {
-                let done = decoder.decode(input, block.spare())?;
-                input = &input[done.read..];
-                block.fill(done.written);
-                if block.is_full() {
-                    let full = std::mem::replace(&mut block, self.block()?);
-                    self.emit(full.freeze())?;
-                } else if input.is_empty() {
-                    break;
-                }
-            }
-            self.advance(total);
-        }
-        decoder.finish()?;
-        if !block.is_empty() {
-            self.emit(block.freeze())?;
-        }
-        Ok(())
-    }
-
-    /// The next piece of the blob, on its way to the digest thread too.
-    fn next(&mut self, source: &mut impl BlobSource) -> Result<Option<Bytes>> {
-        self.flow.check()?;
-        let (at, cpu) = (Instant::now(), thread_cpu());
-        self.flow.asked.store(self.flow.now(), Ordering::Release);
-        let chunk = source.next_chunk();
-        self.flow.asked.store(0, Ordering::Release);
-        self.report.read.wall += at.elapsed();
-        self.report.read.cpu += thread_cpu().saturating_sub(cpu);
-        let offset = self.report.compressed_bytes;
-        let chunk = chunk
-            .map_err(|e| Error::host("read the blob", e).at_offset(Stream::Compressed, offset))?;
-        let Some(chunk) = chunk else {
-            return match self.expect.blob_size {
-                Some(size) if offset < size => {
-                    let message =
-                        format!("the blob has {offset} bytes, its descriptor says {size}");
-                    Err(Error::new(Kind::Integrity, message).with_hint("fetch the blob again"))
-                }
-                _ => Ok(None),
-            };
-        };
-        self.report.compressed_bytes += chunk.len() as u64;
-        if let Some(size) = self.expect.blob_size
-            && self.report.compressed_bytes > size
-        {
-            let message = format!("the blob has more than the {size} bytes its descriptor says");
-            return Err(Error::new(Kind::Integrity, message).with_hint("fetch the blob again"));
-        }
-        self.send(Piece::Blob(chunk.clone()))?;
-        Ok(Some(chunk))
-    }
-
-    fn send(&mut self, piece: Piece) -> Result<()> {
-        self.waiting(|this| this.to_digest.send(piece))
-            .map_err(|_| Error::new(Kind::Bug, "the digest thread has stopped"))
-    }
-
-    fn block(&mut self) -> Result<crate::pool::Block> {
-        self.waiting(|this| {
-            let share = || {
-                if this.flow.applying.load(Ordering::Relaxed) {
-                    Share::All
-                } else {
-                    Share::Ahead
-                }
-            };
-            // The flow's own stop is seen when the receiver is gone.
-            this.pool.take(share, &this.flow.cancel, &this.flow.stop)
-        })
-    }
-
-    fn emit(&mut self, bytes: Bytes) -> Result<()> {
-        self.flow.check()?;
-        self.report.tar_bytes += bytes.len() as u64;
-        let (tar, blob) = (self.report.tar_bytes, self.report.compressed_bytes);
-        if tar > self.limits.layer_bytes {
-            let message = format!(
-                "the layer expands to over {} bytes",
-                self.limits.layer_bytes
-            );
-            return Err(Error::limit(message, "layer-bytes").at_offset(Stream::Compressed, blob));
-        }
-        if tar.saturating_sub(Limits::RATIO_FREE_BYTES) / blob.max(1) > self.limits.ratio {
-            let message = format!(
-                "the layer expands to over {} times its size",
-                self.limits.ratio
-            );
-            return Err(Error::limit(message, "ratio").at_offset(Stream::Compressed, blob));
-        }
-        self.send(Piece::Tar(bytes.clone()))?;
-        self.blocks.send(Ok(bytes)).map_err(|_| Error::cancelled())
-    }
-
-    fn advance(&self, total: Option<u64>) {
-        if let Some(progress) = &self.progress {
-            progress.advance(self.report.compressed_bytes, total);
-        }
-    }
-}
-
 /// A layer being decoded. Dropping it stops that.
 #[derive(Debug)]
 pub struct Layer {
@@ -578,7 +328,9 @@ pub struct Layer {
     flow: Arc<Flow>,
     decoded: Receiver<Result<Bytes>>,
     decode: Option<JoinHandle<Decoded>>,
-    digest: Option<JoinHandle<Digests>>,
+    digests: Option<(DigestThread, DigestThread)>,
+    #[allow(dead_code)] // Held for its drop.
+    in_flight: InFlight,
     engine: String,
     writers: Arc<Stats>,
 }
@@ -692,12 +444,9 @@ impl Layer {
             .map(JoinHandle::join)
             .and_then(Result::ok);
         let decoded = decoded.ok_or_else(bug)?;
-        let digests = self
-            .digest
-            .take()
-            .map(JoinHandle::join)
-            .and_then(Result::ok);
-        let digests = digests.ok_or_else(bug)?;
+        let (blob, tar) = self.digests.take().ok_or_else(bug)?;
+        let (blob, blob_busy) = blob.join().map_err(|_| bug())?;
+        let (tar, tar_busy) = tar.join().map_err(|_| bug())?;
         let hold = |what: &str, want: Option<Digest>, got: Digest, hint: &str| match want {
             Some(want) if want != got => {
                 let message = format!("{what} is {got}, expected {want}");
@@ -708,16 +457,11 @@ impl Layer {
         hold(
             "digest of the blob",
             self.expect.blob,
-            digests.blob,
+            blob,
             "fetch the blob again",
         )?;
         let hint = "the image's config does not belong to its layers: do not use it";
-        hold(
-            "diffID of the layer",
-            self.expect.diff_id,
-            digests.tar,
-            hint,
-        )?;
+        hold("diffID of the layer", self.expect.diff_id, tar, hint)?;
         let at = (Instant::now(), thread_cpu());
         let applied = sink.finish()?;
         apply.wall += at.0.elapsed();
@@ -727,8 +471,8 @@ impl Layer {
         write.cpu_seconds = cpu - write.cpu_seconds;
         write.bytes = bytes - write.bytes;
         Ok(LayerReport {
-            blob: digests.blob,
-            diff_id: digests.tar,
+            blob,
+            diff_id: tar,
             compression: decoded.compression.unwrap_or(Compression::None),
             decoder: decoded.decoder,
             io: self.engine.clone(),
@@ -739,7 +483,7 @@ impl Layer {
             stages: vec![
                 decoded.read.stage("read"),
                 decoded.decode.stage("decode"),
-                digests.busy.stage("digest"),
+                blob_busy.beside(tar_busy).stage("digest"),
                 apply.stage("apply"),
                 write,
             ],

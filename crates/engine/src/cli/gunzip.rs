@@ -1,0 +1,128 @@
+//! `unlade gunzip`: the library's gzip decoder by itself.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::Args;
+use unlade_unpack::{
+    Error, Result, Unpacker,
+    decode::gzip::{Decoder, Parallel},
+    source::{BlobSource, FileSource, ReadSource},
+};
+
+use super::{FAILED, failure, say_error, values};
+
+#[derive(Debug, Args)]
+pub(super) struct GunzipArgs {
+    /// Gzip file; `-` or none: standard input.
+    file: Option<PathBuf>,
+
+    /// Threads that decode; one streams in order. Default: the number of cores.
+    #[arg(short, long, value_name = "N", value_parser = values::count)]
+    threads: Option<usize>,
+
+    /// Memory for decoding with several threads, such as 64MiB. Default: 256MiB.
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    memory: Option<u64>,
+}
+
+/// Exit code of a process that SIGPIPE ends.
+const BROKEN_PIPE: u8 = 141;
+/// Files below this size are not worth a second thread.
+const PARALLEL_FROM: u64 = 2 << 20;
+
+/// Decodes to standard output.
+pub(super) fn run(args: &GunzipArgs) -> u8 {
+    let mut broken = false;
+    match gunzip(args, &mut broken) {
+        Ok(()) => 0,
+        Err(_) if broken => BROKEN_PIPE,
+        Err(e) => {
+            say_error(&e);
+            failure(e.kind(), None).max(FAILED)
+        }
+    }
+}
+
+fn gunzip(args: &GunzipArgs, broken: &mut bool) -> Result<()> {
+    let (mut source, name) = open(args)?;
+    let out = io::stdout().lock();
+    // Without the line buffer of `Stdout`.
+    let mut out = io::BufWriter::with_capacity(0, out);
+    let mut write = |bytes: &[u8]| {
+        out.write_all(bytes)
+            .and_then(|()| out.flush())
+            .map_err(|e| {
+                *broken |= e.kind() == io::ErrorKind::BrokenPipe;
+                Error::host("write to standard output", e)
+            })
+    };
+    let mut next = || {
+        let chunk = source.next_chunk();
+        chunk.map_err(|e| Error::host(format!("read {name}"), e))
+    };
+    let threads = args
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let small = source_len(args).is_some_and(|n| n < PARALLEL_FROM);
+    let done = if threads > 1 && !small {
+        let memory = args.memory.map_or(Unpacker::MEMORY_BUDGET_BYTES, |m| {
+            usize::try_from(m).unwrap_or(usize::MAX)
+        });
+        let parallel = Parallel::new(threads, memory);
+        parallel
+            .run(&mut next, &mut |bytes| write(&bytes))
+            .map(drop)
+    } else {
+        stream(&mut next, &mut write)
+    };
+    done.map_err(|e| e.in_part(name.clone()))
+}
+
+fn stream(
+    next: &mut dyn FnMut() -> Result<Option<bytes::Bytes>>,
+    write: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut decoder = Decoder::new();
+    let mut buf = vec![0; 256 << 10];
+    while let Some(chunk) = next()? {
+        let mut input = &chunk[..];
+        loop {
+            let done = decoder.decode(input, &mut buf)?;
+            write(&buf[..done.written])?;
+            input = &input[done.read..];
+            if input.is_empty() && done.written < buf.len() {
+                break;
+            }
+        }
+    }
+    decoder.finish()
+}
+
+fn source_len(args: &GunzipArgs) -> Option<u64> {
+    let file = args.file.as_ref().filter(|f| f.as_os_str() != "-")?;
+    let meta = std::fs::metadata(file).ok()?;
+    meta.is_file().then_some(meta.len())
+}
+
+fn open(args: &GunzipArgs) -> Result<(Box<dyn BlobSource>, String)> {
+    let Some(path) = args.file.as_ref().filter(|f| f.as_os_str() != "-") else {
+        let source = ReadSource::new(io::stdin());
+        return Ok((Box::new(source), "standard input".into()));
+    };
+    let name = format!("`{}`", path.display());
+    let file = File::open(path).map_err(|e| {
+        Error::host(format!("open {name}"), e).with_hint("check the path and its permissions")
+    })?;
+    // A pipe has no offsets to read at.
+    let source: Box<dyn BlobSource> = match file.metadata() {
+        Ok(meta) if meta.is_file() => {
+            Box::new(FileSource::new(file).map_err(|e| Error::host(format!("open {name}"), e))?)
+        }
+        _ => Box::new(ReadSource::new(file)),
+    };
+    Ok((source, name))
+}
