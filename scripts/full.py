@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Disks that fill up and descriptors that run out: full.py UNLADE WORK [FS...]. Needs root.
+"""Disks that fill up and descriptors that run out: full.py UNLADE WORK [--short] [WHAT...]
+
+WHAT: ext4, xfs, btrfs, descriptors; default: all. Needs root.
 
 On a small, new file system of each kind an image is unpacked that does not fit: by its bytes in
 many files, by those in one, by inodes (where the kind has a fixed number), by the report's and the
@@ -13,7 +15,10 @@ import treediff
 from imageforms import archive, run, write_layout
 
 MIB = {"ext4": 64, "xfs": 320, "btrfs": 128}
-ENGINES = ("threads", "ring")
+APPLY, OVERLAY = [], ["--whiteouts", "overlay"]
+WAYS = [(engine, how) for engine in ("threads", "ring") for how in (APPLY, OVERLAY)]
+SHORT = [("threads", APPLY), ("ring", OVERLAY)]
+LIMITS = (4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64, 128)
 
 
 def tar_of(path, files):
@@ -82,7 +87,7 @@ def judge(p, words, place, hint):
     return wrong
 
 
-def full_disks(unlade, work, kind, check):
+def full_disks(unlade, work, kind, ways, check):
     at, image, mib = work + "/" + kind, work + "/" + kind + ".img", MIB[kind]
     os.mkdir(at)
     run(["truncate", "-s", "%dM" % mib, image])
@@ -94,29 +99,26 @@ def full_disks(unlade, work, kind, check):
         room = free(at)[0]
         sources = images(work + "/" + kind + ".images", room >> 20)
         dest = at + "/dest"
-        for engine in ENGINES:
-            for name, hint in [("many", "free space or inodes"), ("one", "free space or inodes"),
-                               ("inodes", "free space or inodes"), ("archive", "free space or inodes")]:
-                if name == "inodes" and kind != "ext4":
-                    continue
-                for more in [[], ["--whiteouts", "overlay"]]:
-                    label = "%s, %s, %s %s" % (kind, engine, name, " ".join(more))
-                    before = free(at)
-                    p = unpack(unlade, sources[name], dest, engine, *more)
-                    place = "decode" if name == "archive" else "layer 2 of 2: .*entry [0-9]+ `(d[0-9]+(/f[0-9]+)?|big)`"
-                    wrong = judge(p, "No space left on device", place, hint)
-                    left = [n for n in os.listdir(at) if n != "lost+found"]
-                    if left:
-                        wrong.append("leftovers: %s" % left)
-                    after = free(at)
-                    # Some metadata of the file system itself may have grown.
-                    if after[0] < before[0] - (room >> 4) or (before[1] and kind == "ext4" and after[1] != before[1]):
-                        wrong.append("free before %s, after %s" % (before, after))
-                    p = unpack(unlade, sources["small"], dest, engine)
-                    if p.returncode or sorted(treediff.facts(dest)) != [".", "a", "a/b", "c"]:
-                        wrong.append("retry with a small image: status %d, %s" % (p.returncode, p.stderr[:200]))
-                    run(["rm", "-rf", dest])
-                    check(label, wrong)
+        for name in ("many", "one", "inodes", "archive"):
+            if name == "inodes" and kind != "ext4":
+                continue
+            for engine, how in ways:
+                before = free(at)
+                p = unpack(unlade, sources[name], dest, engine, *how)
+                place = "decode" if name == "archive" else "layer 2 of 2: .*entry [0-9]+ `(d[0-9]+(/f[0-9]+)?|big)`"
+                wrong = judge(p, "No space left on device", place, "free space or inodes")
+                left = [n for n in os.listdir(at) if n != "lost+found"]
+                if left:
+                    wrong.append("leftovers: %s" % left)
+                after = free(at)
+                # Some metadata of the file system itself may have grown.
+                if after[0] < before[0] - (room >> 4) or (kind == "ext4" and after[1] != before[1]):
+                    wrong.append("free before %s, after %s" % (before, after))
+                p = unpack(unlade, sources["small"], dest, engine)
+                if p.returncode or sorted(treediff.facts(dest)) != [".", "a", "a/b", "c"]:
+                    wrong.append("retry with a small image: status %d, %s" % (p.returncode, p.stderr[:200]))
+                run(["rm", "-rf", dest])
+                check("%s, %s, %s %s" % (kind, name, engine, " ".join(how)), wrong)
     finally:
         run(["umount", at])
         run(["rm", "-rf", image, work + "/" + kind + ".images"])
@@ -130,7 +132,7 @@ def tree(dest):
     return facts
 
 
-def few_descriptors(unlade, work, check):
+def few_descriptors(unlade, work, ways, limits, check):
     """An image of many layers, many directories and a deep one, with a limit on open files."""
     os.mkdir(work + "/fds")
     layers = []
@@ -141,30 +143,27 @@ def few_descriptors(unlade, work, check):
     dest = work + "/fds/out/dest"
     os.mkdir(os.path.dirname(dest))
     good = {}
-    for how in ("apply", "overlay"):
-        run([unlade, "unpack", "-q", "--whiteouts", how, source, dest])
-        good[how] = tree(dest)
+    for how in (APPLY, OVERLAY):
+        run([unlade, "unpack", "-q", *how, source, dest])
+        good[len(how)] = tree(dest)
         run(["rm", "-rf", dest])
     worked = failed = 0
-    for engine in ENGINES:
-        for how in good:
-            for limit in (4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64, 128):
-                p = unpack(unlade, source, dest, engine, "--whiteouts", how, prefix=["prlimit", "--nofile=%d" % limit])
-                wrong = []
-                if p.returncode == 0:
-                    worked += 1
-                    if tree(dest) != good[how]:
-                        wrong.append("another tree")
-                    run(["rm", "-rf", dest])
-                elif p.returncode == 127 or "error while loading shared libraries" in p.stderr:
-                    # The dynamic linker needs a few itself.
-                    pass
-                else:
-                    failed += 1
-                    wrong = judge(p, "Too many open files", "", "ulimit -n")
-                if os.listdir(os.path.dirname(dest)):
-                    wrong.append("leftovers: %s" % os.listdir(os.path.dirname(dest)))
-                check("descriptors, %s, %s, %d" % (engine, how, limit), wrong)
+    for engine, how in ways:
+        for limit in limits:
+            p = unpack(unlade, source, dest, engine, *how, prefix=["prlimit", "--nofile=%d" % limit])
+            wrong = []
+            if p.returncode == 0:
+                worked += 1
+                if tree(dest) != good[len(how)]:
+                    wrong.append("another tree")
+                run(["rm", "-rf", dest])
+            # The dynamic linker needs a few itself.
+            elif "error while loading shared libraries" not in p.stderr:
+                failed += 1
+                wrong = judge(p, "Too many open files", "", "ulimit -n")
+            if os.listdir(os.path.dirname(dest)):
+                wrong.append("leftovers: %s" % os.listdir(os.path.dirname(dest)))
+            check("descriptors, %s, %s, %d" % (engine, how, limit), wrong)
     print("descriptors: %d runs worked, %d failed as they should" % (worked, failed))
     if not worked or not failed:
         check("descriptors", ["both outcomes should occur"])
@@ -175,14 +174,15 @@ def main(unlade, work, *kinds):
     unlade = os.path.abspath(unlade)
     run(["rm", "-rf", "--one-file-system", work])
     os.makedirs(work)
-    check = Check()
+    check, short = Check(), "--short" in kinds
+    kinds, ways = [k for k in kinds if k != "--short"], SHORT if short else WAYS
     for kind in kinds or [*MIB, "descriptors"]:
         started = time.time()
         if kind == "descriptors":
-            few_descriptors(unlade, work, check)
+            few_descriptors(unlade, work, ways, LIMITS[1::2] if short else LIMITS, check)
         else:
             os.mkdir(work + "/" + kind + ".images")
-            full_disks(unlade, work, kind, check)
+            full_disks(unlade, work, kind, ways, check)
         print("full: %s took %d s" % (kind, time.time() - started), flush=True)
     run(["rm", "-rf", "--one-file-system", work])
     print("full: %d runs, %d failures" % (check.runs, check.bad))
