@@ -1,6 +1,7 @@
 //! What the fuzz targets share.
 
 pub mod archive;
+pub mod content;
 pub mod decoding;
 pub mod events;
 pub mod input;

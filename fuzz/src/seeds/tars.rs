@@ -170,3 +170,50 @@ pub fn reader() -> Vec<Vec<u8>> {
     }
     all
 }
+
+/// For `oracle`: a zero for "as it stands", then the stream.
+pub fn oracle() -> Vec<Vec<u8>> {
+    let streams = streams().into_iter();
+    streams.map(|s| [vec![0], s].concat()).collect()
+}
+
+/// For `pax`: cuts, the entry's type, whether records are built, and keyword, length, value.
+pub fn pax_headers() -> Vec<Vec<u8>> {
+    let values: &[&[u8]] = &[b"1", b"a/b", b"-1.5", b"0,1,2,2", b"3", b"x\ny=z"];
+    let mut all = Vec::new();
+    for kind in 0..8 {
+        for key in 0..25 {
+            let mut input = vec![9, 0, 255, 70, kind, 1];
+            for value in [values[usize::from(key) % 6], values[usize::from(kind) % 6]] {
+                let len = u8::try_from(value.len()).expect("short");
+                input.extend_from_slice(&[key, len]);
+                input.extend_from_slice(value);
+            }
+            all.push(input);
+        }
+        let body = [
+            record(b"path", b"a\nb"),
+            record(b"mtime", b"1.5"),
+            record(b"uid", b"7"),
+        ];
+        all.push([vec![9, 0, 255, 70, kind, 0], body.concat()].concat());
+    }
+    all
+}
+
+/// For `sparse`: cuts, flags, size, count, and pairs of gap and length.
+pub fn sparse() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for flags in [0, 1, 3, 7] {
+        for count in [0, 1, 4, 5, 25, 26, 47] {
+            let pairs = (0..count).flat_map(|n| [n * 3, n * 4]);
+            all.push(
+                [9, 0, 255, 70, flags, 20, count]
+                    .into_iter()
+                    .chain(pairs)
+                    .collect(),
+            );
+        }
+    }
+    all
+}
