@@ -3,12 +3,13 @@
 use std::{
     fs::File,
     io::{self, Write},
+    os::fd::AsFd,
     path::PathBuf,
 };
 
 use clap::Args;
 use unlade_unpack::{
-    Error, Result, Unpacker,
+    Error, Result,
     decode::gzip::{Decoder, Parallel},
     source::{BlobSource, FileSource, ReadSource},
 };
@@ -24,11 +25,13 @@ pub(super) struct GunzipArgs {
     #[arg(short, long, value_name = "N", value_parser = values::count)]
     threads: Option<usize>,
 
-    /// Memory for decoding with several threads, such as 64MiB. Default: 256MiB.
+    /// Memory for decoding with several threads, such as 64MiB. Default: 512MiB.
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     memory: Option<u64>,
 }
 
+/// What large pieces on two threads take at most; mostly it is a fifth of that.
+const MEMORY: usize = 512 << 20;
 /// Exit code of a process that SIGPIPE ends.
 const BROKEN_PIPE: u8 = 141;
 /// Files below this size are not worth a second thread.
@@ -49,9 +52,9 @@ pub(super) fn run(args: &GunzipArgs) -> u8 {
 
 fn gunzip(args: &GunzipArgs, broken: &mut bool) -> Result<()> {
     let (mut source, name) = open(args)?;
-    let out = io::stdout().lock();
-    // Without the line buffer of `Stdout`.
-    let mut out = io::BufWriter::with_capacity(0, out);
+    // Not through `Stdout`, which looks for line ends.
+    let out = io::stdout().as_fd().try_clone_to_owned();
+    let mut out = File::from(out.map_err(|e| Error::host("open standard output", e))?);
     let mut write = |bytes: &[u8]| {
         out.write_all(bytes)
             .and_then(|()| out.flush())
@@ -69,9 +72,9 @@ fn gunzip(args: &GunzipArgs, broken: &mut bool) -> Result<()> {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let small = source_len(args).is_some_and(|n| n < PARALLEL_FROM);
     let done = if threads > 1 && !small {
-        let memory = args.memory.map_or(Unpacker::MEMORY_BUDGET_BYTES, |m| {
-            usize::try_from(m).unwrap_or(usize::MAX)
-        });
+        let memory = args
+            .memory
+            .map_or(MEMORY, |m| usize::try_from(m).unwrap_or(usize::MAX));
         let parallel = Parallel::new(threads, memory);
         parallel
             .run(&mut next, &mut |bytes| write(&bytes))

@@ -202,7 +202,7 @@ impl Unpacker {
                 1
             }
         });
-        (threads > 1).then(|| Parallel::new(threads, self.memory / 4))
+        (threads > 1).then(|| Parallel::new(threads, self.memory / 2))
     }
 
     /// A sink that applies layers to the directory `root`.

@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::{
     header::{check_trailer, cut},
-    piece::{self, Buffers, Chunk, Piece, Room, Start},
+    piece::{self, Buffers, Chunk, Piece, Start},
     slots::{Slot, Slots},
     stream::{Gzip, Segment, Sum},
 };
@@ -69,7 +69,7 @@ impl Parallel {
         let threads = threads.clamp(1, 256);
         // A task takes its input twice over, markers of two bytes and as many bytes of output.
         let per_byte = (2 + 3 * MOST_RATIO) * (threads + 2) + MOST_RATIO * HELD;
-        let chunk_bytes = (memory / per_byte).clamp(64 << 10, 1 << 20);
+        let chunk_bytes = (memory / per_byte).clamp(64 << 10, 4 << 20);
         Self {
             threads,
             chunk_bytes,
@@ -104,13 +104,11 @@ impl Parallel {
                     })
                     .map_err(|e| Error::host("start a thread", e))?;
             }
+            let symbols = (self.chunk_bytes * MOST_RATIO).max(EMIT_LEAST);
             let mut join = Join {
                 next,
                 emit,
                 chunk_bytes: self.chunk_bytes.max(4 << 10),
-                room: Room {
-                    most: (self.chunk_bytes * MOST_RATIO).max(256 << 10),
-                },
                 most_tasks: self.threads + 1,
                 partial: BytesMut::new(),
                 chunks: VecDeque::new(),
@@ -121,7 +119,7 @@ impl Parallel {
                 tasks: VecDeque::new(),
                 ready: VecDeque::new(),
                 sum: Sum::default(),
-                slots: Slots::new(self.threads + 1 + HELD),
+                slots: Slots::new(self.threads + 1 + HELD, symbols),
                 small: None,
                 decode,
                 resolve,
@@ -141,7 +139,6 @@ impl Parallel {
 struct Task {
     chunks: Vec<Chunk>,
     stop: Option<u64>,
-    room: Room,
     buffers: Buffers,
     /// The decoder of all that comes before, where that is known.
     decoder: Option<Gzip>,
@@ -191,10 +188,10 @@ impl Task {
                 decoder.stop_at(self.stop);
                 let mut used = 0;
                 let plain = &mut self.buffers.plain;
-                let done = piece::known(&mut decoder, &self.chunks, plain, &mut used, self.room);
+                let done = piece::known(&mut decoder, &self.chunks, plain, &mut used);
                 Finished::Known(self.buffers, used, Box::new(decoder), done)
             }
-            None => match piece::unknown(&self.chunks, self.stop, self.buffers, self.room) {
+            None => match piece::unknown(&self.chunks, self.stop, self.buffers) {
                 Ok(piece) => Finished::Unknown(Box::new(piece)),
                 Err(buffers) => Finished::Nothing(buffers),
             },
@@ -206,9 +203,6 @@ impl Task {
 
 impl Second {
     fn run(mut self) {
-        if self.to.len() < self.len {
-            self.to.resize(self.len, 0);
-        }
         let from = &self.marked[WINDOW..WINDOW + self.len];
         let to = &mut self.to[..self.len];
         let mut crc = 0;
@@ -237,7 +231,6 @@ struct Join<'a> {
     next: &'a mut dyn FnMut() -> Result<Option<Bytes>>,
     emit: &'a mut dyn FnMut(Bytes) -> Result<()>,
     chunk_bytes: usize,
-    room: Room,
     most_tasks: usize,
     /// Of the chunk being read.
     partial: BytesMut,
@@ -254,7 +247,7 @@ struct Join<'a> {
     sum: Sum,
     slots: Slots,
     /// Small pieces, collected.
-    small: Option<(Vec<u8>, Arc<Slot>)>,
+    small: Option<(Vec<u8>, usize, Arc<Slot>)>,
     decode: Sender<Task>,
     resolve: Sender<Second>,
     done: Done,
@@ -353,11 +346,9 @@ impl Join<'_> {
         }
         self.dispatched = end;
         let (result, finished) = bounded(1);
-        let room = self.room;
         let task = Task {
             chunks,
             stop,
-            room,
             buffers,
             decoder,
             result,
@@ -472,24 +463,17 @@ impl Join<'_> {
                 }
             };
             let mut used = 0;
-            let room = Room {
-                most: self.room.most.min(1 << 20),
-            };
             let chunks = self.chunks.make_contiguous();
-            let done = piece::known(
-                &mut self.decoder,
-                chunks,
-                &mut buffers.plain,
-                &mut used,
-                room,
-            );
+            // Less than a whole buffer: others wait for it.
+            let to = &mut buffers.plain[..EMIT_LEAST];
+            let done = piece::known(&mut self.decoder, chunks, to, &mut used);
             slot.give_marked(buffers.marked);
             self.done.in_order += used as u64;
             let segments = self.decoder.segments();
             let bytes = slot.bytes(buffers.plain, used);
             self.ready.push_back(Ready::Bytes(bytes, segments, slot));
             done.map_err(|e| self.at_fault(e))?;
-            if used < room.most {
+            if used < EMIT_LEAST {
                 // The end of the input.
                 break;
             }
@@ -543,22 +527,20 @@ impl Join<'_> {
             self.done.bytes += bytes.len() as u64;
             self.emit(bytes, slot)?;
         }
-        if all && let Some((small, slot)) = self.small.take() {
-            let len = small.len();
-            (self.emit)(slot.bytes(small, len))?;
+        if all {
+            self.emit_small()?;
         }
         Ok(())
     }
 
     /// Emits a piece, or collects it with others if it is small.
     fn emit(&mut self, mut bytes: Bytes, slot: Arc<Slot>) -> Result<()> {
-        if let Some((small, _)) = &mut self.small {
-            let fill = bytes.split_to(bytes.len().min(EMIT_LEAST - small.len()));
-            small.extend_from_slice(&fill);
-            if small.len() == EMIT_LEAST
-                && let Some((small, slot)) = self.small.take()
-            {
-                (self.emit)(slot.bytes(small, EMIT_LEAST))?;
+        if let Some((small, used, _)) = &mut self.small {
+            let fill = bytes.split_to(bytes.len().min(EMIT_LEAST - *used));
+            small[*used..*used + fill.len()].copy_from_slice(&fill);
+            *used += fill.len();
+            if *used == EMIT_LEAST {
+                self.emit_small()?;
             }
             if bytes.is_empty() {
                 return Ok(());
@@ -571,11 +553,17 @@ impl Join<'_> {
         }
         if !bytes.is_empty() {
             let mut small = slot.plain();
-            small.clear();
-            small.extend_from_slice(&bytes);
-            self.small = Some((small, slot));
+            small[..bytes.len()].copy_from_slice(&bytes);
+            self.small = Some((small, bytes.len(), slot));
         }
         Ok(())
+    }
+
+    fn emit_small(&mut self) -> Result<()> {
+        match self.small.take() {
+            Some((small, used, slot)) => (self.emit)(slot.bytes(small, used)),
+            None => Ok(()),
+        }
     }
 }
 

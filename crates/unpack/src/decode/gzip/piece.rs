@@ -71,48 +71,24 @@ pub(super) struct Piece {
     pub(super) open: bool,
 }
 
-/// Output that a piece may have, in symbols.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    pub(super) most: usize,
-}
-
-/// Symbols decoded between two looks for markers, and least step of a buffer.
+/// Symbols decoded between two looks for markers.
 const STEP: usize = 64 << 10;
-
-/// Lengthens `buf` so that there is something behind `used`; false at the limit.
-fn grow<T: Copy + Default>(buf: &mut Vec<T>, used: usize, most: usize) -> bool {
-    if used < buf.len() {
-        return true;
-    }
-    if used >= most {
-        return false;
-    }
-    let len = (used * 2).max(4 * STEP).min(most);
-    buf.resize(len, T::default());
-    true
-}
 
 /// Goes on with `decoder` through `chunks`, until it stops, they end, or there is no room.
 pub(super) fn known(
     decoder: &mut Gzip,
     chunks: &[Chunk],
-    plain: &mut Vec<u8>,
+    plain: &mut [u8],
     used: &mut usize,
-    room: Room,
 ) -> Result<()> {
     while !decoder.stopped() {
         let Some(input) = chunks.iter().find_map(|c| c.from(decoder.taken())) else {
-            // Bits that are held may still end a block or a member.
-            let more = grow(plain, *used, room.most);
+            // Bits that are held may still be something.
             let done = decoder.decode(&[], &mut plain[*used..])?;
             *used += done.written;
-            if !more || done.written == 0 || *used < plain.len() {
-                return Ok(());
-            }
-            continue;
+            return Ok(());
         };
-        if !grow(plain, *used, room.most) {
+        if *used == plain.len() {
             return Ok(());
         }
         // In steps, so that the checksum finds its bytes in the cache.
@@ -129,7 +105,6 @@ pub(super) fn unknown(
     chunks: &[Chunk],
     stop: Option<u64>,
     mut buffers: Buffers,
-    room: Room,
 ) -> Result<Piece, Buffers> {
     let Some(first) = chunks.first() else {
         return Err(buffers);
@@ -144,7 +119,7 @@ pub(super) fn unknown(
             Sign::Flush(at) => (Start::Block((first.start + at as u64) * 8), at),
         };
         at = byte + 1;
-        match independent(start, chunks, stop, buffers, room) {
+        match independent(start, chunks, stop, buffers) {
             Ok(piece) => return Ok(piece),
             Err(wrong) if wrong.far => return Err(wrong.buffers),
             Err(wrong) => buffers = wrong.buffers,
@@ -153,7 +128,7 @@ pub(super) fn unknown(
     let mut scratch = Blocks::default();
     let mut bit = 0;
     while let Some(found) = find::block(input, bit, input.len() * 8, &mut scratch) {
-        match dependent(first.start * 8 + found as u64, chunks, stop, buffers, room) {
+        match dependent(first.start * 8 + found as u64, chunks, stop, buffers) {
             Ok(piece) => return Ok(piece),
             Err(wrong) if wrong.far => return Err(wrong.buffers),
             Err(wrong) => buffers = wrong.buffers,
@@ -179,7 +154,6 @@ fn independent(
     chunks: &[Chunk],
     stop: Option<u64>,
     mut buffers: Buffers,
-    room: Room,
 ) -> Result<Piece, Wrong> {
     let mut decoder = match start {
         Start::Block(bit) => Gzip::at_bit(bit),
@@ -189,7 +163,7 @@ fn independent(
     decoder.stop_at(stop);
     let mut plain = 0;
     // Whatever is wrong, the one that joins the pieces will meet it again.
-    match known(&mut decoder, chunks, &mut buffers.plain, &mut plain, room) {
+    match known(&mut decoder, chunks, &mut buffers.plain, &mut plain) {
         Ok(()) => {
             let segments = decoder.segments();
             // Less than a window of output: what comes next could reach behind the start.
@@ -223,20 +197,19 @@ fn dependent(
     chunks: &[Chunk],
     stop: Option<u64>,
     mut buffers: Buffers,
-    room: Room,
 ) -> Result<Piece, Wrong> {
     markers::begin(&mut buffers.marked);
     let mut end = WINDOW;
-    match marked(bit, chunks, stop, &mut buffers.marked, &mut end, room) {
+    match marked(bit, chunks, stop, &mut buffers.marked, &mut end) {
         Ok((mut decoder, open)) => {
             decoder.check_later();
             decoder.stop_at(stop);
             let mut plain = 0;
             if !open {
-                let left = Room {
-                    most: room.most.saturating_sub(end - WINDOW),
-                };
-                let done = known(&mut decoder, chunks, &mut buffers.plain, &mut plain, left);
+                // Both parts together have room for as much as one of them.
+                let left = buffers.plain.len().saturating_sub(end - WINDOW);
+                let to = &mut buffers.plain[..left];
+                let done = known(&mut decoder, chunks, to, &mut plain);
                 if done.is_err() {
                     return Err(Wrong { buffers, far: true });
                 }
@@ -264,15 +237,13 @@ fn marked(
     bit: u64,
     chunks: &[Chunk],
     stop: Option<u64>,
-    buf: &mut Vec<u16>,
+    buf: &mut [u16],
     end: &mut usize,
-    room: Room,
 ) -> Result<(Gzip, bool), Fault> {
     let (mut blocks, mut bits) = (Blocks::default(), Bits::default());
     let mut read = bit / 8;
     let mut looked = *end;
     let mut skip = u32::from((bit % 8).to_le_bytes()[0]);
-    let most = room.most + WINDOW;
     loop {
         let input = chunks.iter().find_map(|c| c.from(read));
         let ended = input.is_none();
@@ -284,7 +255,7 @@ fn marked(
             }
             skip = 0;
         }
-        let full = !grow(buf, *end, most);
+        let full = *end == buf.len();
         let limit = (*end + STEP).min(buf.len());
         let mut out = Out {
             buf: &mut buf[..limit],

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::piece::Buffers;
+use crate::decode::inflate::WINDOW;
 
 /// A fixed number of [`Slot`]s.
 pub(super) struct Slots(Arc<Shared>);
@@ -12,6 +13,8 @@ pub(super) struct Slots(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     freed: Condvar,
+    /// Symbols in a buffer. Fresh ones are zero pages: what is never used takes no memory.
+    symbols: usize,
 }
 
 struct State {
@@ -30,7 +33,7 @@ impl Shared {
 pub(super) struct Slot(Arc<Shared>);
 
 impl Slots {
-    pub(super) fn new(free: usize) -> Self {
+    pub(super) fn new(free: usize, symbols: usize) -> Self {
         let state = State {
             free,
             marked: Vec::new(),
@@ -39,6 +42,7 @@ impl Slots {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             freed: Condvar::new(),
+            symbols,
         }))
     }
 
@@ -49,9 +53,12 @@ impl Slots {
     pub(super) fn try_take(&self) -> Option<(Arc<Slot>, Buffers)> {
         let mut state = self.0.lock();
         state.free = state.free.checked_sub(1)?;
+        let (marked, plain) = (state.marked.pop(), state.plain.pop());
+        drop(state);
+        let symbols = self.0.symbols;
         let buffers = Buffers {
-            marked: state.marked.pop().unwrap_or_default(),
-            plain: state.plain.pop().unwrap_or_default(),
+            marked: marked.unwrap_or_else(|| vec![0; WINDOW + symbols]),
+            plain: plain.unwrap_or_else(|| vec![0; symbols]),
         };
         Some((Arc::new(Slot(self.0.clone())), buffers))
     }
@@ -72,7 +79,8 @@ impl Slots {
 impl Slot {
     /// A buffer more, for the second stage.
     pub(super) fn plain(&self) -> Vec<u8> {
-        self.0.lock().plain.pop().unwrap_or_default()
+        let plain = self.0.lock().plain.pop();
+        plain.unwrap_or_else(|| vec![0; self.0.symbols])
     }
 
     pub(super) fn give(&self, buffers: Buffers) {
@@ -82,9 +90,7 @@ impl Slot {
     }
 
     pub(super) fn give_marked(&self, marked: Vec<u16>) {
-        if marked.capacity() > 0 {
-            self.0.lock().marked.push(marked);
-        }
+        self.0.lock().marked.push(marked);
     }
 
     /// Output that gives its buffer back when it is dropped.
@@ -118,9 +124,7 @@ impl AsRef<[u8]> for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if self.data.capacity() > 0 {
-            let data = std::mem::take(&mut self.data);
-            self.slot.0.lock().plain.push(data);
-        }
+        let data = std::mem::take(&mut self.data);
+        self.slot.0.lock().plain.push(data);
     }
 }

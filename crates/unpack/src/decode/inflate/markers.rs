@@ -10,12 +10,12 @@ use super::out::WINDOW;
 /// Set in a marker; below it the index into the window, of which index 0 is 32 KiB back.
 const MARKER: u16 = 1 << 15;
 
-/// Empties `buf` but for the markers of the unknown window.
-pub(in crate::decode) fn begin(buf: &mut Vec<u16>) {
-    buf.truncate(WINDOW);
-    if buf.len() < WINDOW {
-        buf.clear();
-        buf.extend((0..MARKER).map(|i| i | MARKER));
+/// Puts the markers of the unknown window in front of `buf`, if they are not there yet.
+pub(in crate::decode) fn begin(buf: &mut [u16]) {
+    if buf[0] != MARKER {
+        for (x, i) in buf.iter_mut().zip(0..MARKER) {
+            *x = i | MARKER;
+        }
     }
 }
 
@@ -31,8 +31,8 @@ pub(in crate::decode) fn window(buf: &[u16]) -> Option<Vec<u8>> {
 
 /// A window that markers stand for.
 pub(in crate::decode) struct Resolver {
-    /// Bytes by the low 15 bits of a marker.
-    window: Box<[u8; WINDOW]>,
+    /// The byte for each symbol: itself, or what the marker stands for.
+    bytes: Box<[u8; 1 << 16]>,
     /// Markers below this one stand for bytes before the stream's first.
     first: u32,
 }
@@ -40,12 +40,15 @@ pub(in crate::decode) struct Resolver {
 impl Resolver {
     /// `window` may be shorter than 32 KiB: then there is nothing before it.
     pub(in crate::decode) fn new(window: &[u8]) -> Self {
-        let mut full = Box::new([0; WINDOW]);
-        let start = WINDOW - window.len();
-        full[start..].copy_from_slice(window);
+        let mut bytes = Box::new([0; 1 << 16]);
+        for (byte, value) in bytes.iter_mut().zip(0..=255) {
+            *byte = value;
+        }
+        let start = bytes.len() - window.len();
+        bytes[start..].copy_from_slice(window);
         Self {
-            window: full,
-            first: u32::from(MARKER) + u32::try_from(start).unwrap_or(u32::MAX >> 1),
+            bytes,
+            first: u32::try_from(start).unwrap_or(u32::MAX),
         }
     }
 
@@ -59,29 +62,22 @@ impl Resolver {
 
     /// Bytes in place of markers; `to` is as long as `from`.
     pub(in crate::decode) fn resolve(&self, from: &[u16], to: &mut [u8]) {
-        let (mut from, mut to) = (from.chunks_exact(16), to.chunks_exact_mut(16));
+        let (mut from, mut to) = (from.chunks_exact(32), to.chunks_exact_mut(32));
         for (from, to) in from.by_ref().zip(to.by_ref()) {
             if from.iter().fold(0, |all, x| all | x) & MARKER == 0 {
                 for (to, x) in to.iter_mut().zip(from) {
                     *to = x.to_le_bytes()[0];
                 }
             } else {
+                // Without a branch: markers and bytes alternate at random.
                 for (to, x) in to.iter_mut().zip(from) {
-                    *to = self.byte(*x);
+                    *to = self.bytes[usize::from(*x)];
                 }
             }
         }
         for (to, x) in to.into_remainder().iter_mut().zip(from.remainder()) {
-            *to = self.byte(*x);
+            *to = self.bytes[usize::from(*x)];
         }
-    }
-
-    #[inline]
-    fn byte(&self, x: u16) -> u8 {
-        if x & MARKER == 0 {
-            return x.to_le_bytes()[0];
-        }
-        self.window[usize::from(x & !MARKER)]
     }
 }
 
@@ -92,7 +88,7 @@ mod tests {
     #[test]
     fn markers_resolve_to_the_window() {
         let window: Vec<u8> = (0..WINDOW).map(|i| (i * 7 / 5).to_le_bytes()[0]).collect();
-        let mut buf = Vec::new();
+        let mut buf = vec![0; WINDOW];
         begin(&mut buf);
         let mut got = vec![0; WINDOW];
         Resolver::new(&window).resolve(&buf, &mut got);
@@ -103,8 +99,6 @@ mod tests {
             super::window(&buf).unwrap()[1000],
             1000_usize.to_le_bytes()[0]
         );
-        begin(&mut buf);
-        assert_eq!(buf.len(), WINDOW);
     }
 
     #[test]
