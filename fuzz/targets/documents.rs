@@ -111,6 +111,15 @@ fn config(bytes: &[u8], value: Option<&Value>) {
         .map(|d| d.to_string().into())
         .collect();
     assert_eq!(ids, got);
+    let text = |key| {
+        lenient(value, key)
+            .and_then(Value::as_str)
+            .filter(|t| !t.is_empty())
+    };
+    let platform = (text("os").zip(text("architecture"))).map(|(os, arch)| {
+        Platform::new(os, arch, lenient(value, "variant").and_then(Value::as_str))
+    });
+    assert_eq!(platform, config.platform);
     let again = serde_json::to_vec(value).expect("a value");
     assert_eq!(Config::parse(&again).as_ref().map_err(drop), Ok(&config));
 }

@@ -63,6 +63,23 @@ pub fn all() -> Vec<Vec<u8>> {
         2,
         r#"{"rootfs":{"type":"layers","diff_ids":null}}"#.to_owned(),
     ));
+    // Refused, but not by much.
+    for (key, value) in [
+        ("Layers", "[]"),
+        ("fsLayers", "[]"),
+        ("Config", "{}"),
+        ("manifests", "[]"),
+    ] {
+        let config = descriptor(&oci("config.v1+json"), "");
+        all.push((
+            0,
+            format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"{key}":{value}}}"#),
+        ));
+    }
+    all.push((
+        2,
+        r#"{"os":"linux","OS":"x","rootfs":{"type":"layers"}}"#.to_owned(),
+    ));
     for words in ["linux/arm64/v8", "linux/amd64/v3", "Linux/x86_64", DIGEST] {
         all.push((3, words.to_owned()));
     }
