@@ -50,8 +50,14 @@ pub struct Done {
     pub second_stage: u64,
     /// Pieces taken, and pieces thrown away.
     pub pieces: (u64, u64),
-    /// CPU time of the workers.
+    /// CPU time of the workers, of which:
     pub workers_cpu: Duration,
+    /// looking for the starts of the pieces that were taken;
+    pub search_cpu: Duration,
+    /// decoding with markers what went through the second stage;
+    pub first_stage_cpu: Duration,
+    /// the second stage, checksums included.
+    pub second_stage_cpu: Duration,
 }
 
 /// A piece may decode to this many times its size before the rest of it is left to the joining
@@ -157,8 +163,15 @@ struct Second {
     marked: Vec<u16>,
     len: usize,
     resolver: Resolver,
-    result: Sender<(Vec<u16>, Vec<u8>, u32)>,
+    result: Sender<Resolved>,
     to: Vec<u8>,
+}
+
+struct Resolved {
+    marked: Vec<u16>,
+    plain: Vec<u8>,
+    crc: u32,
+    cpu: Duration,
 }
 
 fn work(decode: &Receiver<Task>, resolve: &Receiver<Second>) {
@@ -203,6 +216,7 @@ impl Task {
 
 impl Second {
     fn run(mut self) {
+        let begun = thread_cpu();
         let from = &self.marked[WINDOW..WINDOW + self.len];
         let to = &mut self.to[..self.len];
         let mut crc = 0;
@@ -210,7 +224,12 @@ impl Second {
             self.resolver.resolve(from, to);
             crc = crc32(crc, to);
         }
-        let _ = self.result.send((self.marked, self.to, crc));
+        let _ = self.result.send(Resolved {
+            marked: self.marked,
+            plain: self.to,
+            crc,
+            cpu: thread_cpu().saturating_sub(begun),
+        });
     }
 }
 
@@ -223,7 +242,7 @@ struct Pending {
 /// Output in order, on its way out.
 enum Ready {
     Bytes(Bytes, Vec<Segment>, Arc<Slot>),
-    Second(Receiver<(Vec<u16>, Vec<u8>, u32)>, usize, Arc<Slot>),
+    Second(Receiver<Resolved>, usize, Arc<Slot>),
 }
 
 /// The thread that reads, joins and emits.
@@ -417,6 +436,8 @@ impl Join<'_> {
             return Ok(());
         }
         self.done.pieces.0 += 1;
+        self.done.search_cpu += piece.costs.search;
+        self.done.first_stage_cpu += piece.costs.first_stage;
         let known = self.decoder.window().len();
         self.decoder = piece.decoder;
         if piece.open {
@@ -508,8 +529,14 @@ impl Join<'_> {
                             Err(_) => None,
                         }
                     };
-                    let (marked, plain, crc) = resolved.ok_or_else(gone)?;
+                    let Resolved {
+                        marked,
+                        plain,
+                        crc,
+                        cpu,
+                    } = resolved.ok_or_else(gone)?;
                     slot.give_marked(marked);
+                    self.done.second_stage_cpu += cpu;
                     let sum = Sum {
                         crc,
                         length: len as u64,

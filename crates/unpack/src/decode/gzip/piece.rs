@@ -1,6 +1,8 @@
 //! What one worker does of a parallel decode: a piece of the stream, from a boundary that it may
 //! have to guess to the first one behind its end.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::stream::{Gzip, Segment};
@@ -11,6 +13,7 @@ use crate::{
         markers,
     },
     error::Result,
+    sys::thread_cpu,
 };
 
 /// Consecutive bytes of the blob from offset `start` on.
@@ -69,6 +72,16 @@ pub(super) struct Piece {
     pub(super) decoder: Gzip,
     /// All of the piece may hold markers: the window follows from what came before.
     pub(super) open: bool,
+    pub(super) costs: Costs,
+}
+
+/// CPU time of a piece.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Costs {
+    /// Looking for the start, wrong guesses included.
+    pub(super) search: Duration,
+    /// Decoding with markers.
+    pub(super) first_stage: Duration,
 }
 
 /// Symbols decoded between two looks for markers.
@@ -110,6 +123,12 @@ pub(super) fn unknown(
         return Err(buffers);
     };
     let input = &first.bytes[..];
+    let begun = thread_cpu();
+    // What the piece itself did not take went into the search for it.
+    let counted = |mut piece: Piece, found: Duration| {
+        piece.costs.search = found.saturating_sub(begun);
+        piece
+    };
     // Members and flushes first: they need no second stage.
     let near = input.len().min(SIGN_BYTES);
     let mut at = 0;
@@ -119,8 +138,9 @@ pub(super) fn unknown(
             Sign::Flush(at) => (Start::Block((first.start + at as u64) * 8), at),
         };
         at = byte + 1;
+        let found = thread_cpu();
         match independent(start, chunks, stop, buffers) {
-            Ok(piece) => return Ok(piece),
+            Ok(piece) => return Ok(counted(piece, found)),
             Err(wrong) if wrong.far => return Err(wrong.buffers),
             Err(wrong) => buffers = wrong.buffers,
         }
@@ -128,8 +148,9 @@ pub(super) fn unknown(
     let mut scratch = Blocks::default();
     let mut bit = 0;
     while let Some(found) = find::block(input, bit, input.len() * 8, &mut scratch) {
+        let at = thread_cpu();
         match dependent(first.start * 8 + found as u64, chunks, stop, buffers) {
-            Ok(piece) => return Ok(piece),
+            Ok(piece) => return Ok(counted(piece, at)),
             Err(wrong) if wrong.far => return Err(wrong.buffers),
             Err(wrong) => buffers = wrong.buffers,
         }
@@ -182,6 +203,7 @@ fn independent(
                 segments,
                 decoder,
                 open: false,
+                costs: Costs::default(),
             })
         }
         Err(_) => Err(Wrong {
@@ -200,8 +222,10 @@ fn dependent(
 ) -> Result<Piece, Wrong> {
     markers::begin(&mut buffers.marked);
     let mut end = WINDOW;
+    let begun = thread_cpu();
     match marked(bit, chunks, stop, &mut buffers.marked, &mut end) {
         Ok((mut decoder, open)) => {
+            let first_stage = thread_cpu().saturating_sub(begun);
             decoder.check_later();
             decoder.stop_at(stop);
             let mut plain = 0;
@@ -223,6 +247,10 @@ fn dependent(
                 segments,
                 decoder,
                 open,
+                costs: Costs {
+                    first_stage,
+                    ..Costs::default()
+                },
             })
         }
         Err(_) => Err(Wrong {
