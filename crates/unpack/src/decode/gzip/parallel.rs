@@ -66,6 +66,10 @@ const MOST_RATIO: usize = 8;
 /// Least bytes of output in two consecutive pieces: a receiver that holds on to some MiB in a row
 /// never holds all slots.
 const EMIT_LEAST: usize = 1 << 20;
+/// After this many useless pieces in a row no start is looked for …
+const MISSES: u32 = 4;
+/// … in this many chunks.
+const REST: u32 = 32;
 /// Pieces of output that a receiver may hold while it waits for more.
 const HELD: usize = 8;
 
@@ -126,6 +130,8 @@ impl Parallel {
                 ready: VecDeque::new(),
                 sum: Sum::default(),
                 slots: Slots::new(self.threads + 1 + HELD, symbols),
+                misses: 0,
+                resting: 0,
                 small: None,
                 decode,
                 resolve,
@@ -265,6 +271,10 @@ struct Join<'a> {
     /// Of the current member.
     sum: Sum,
     slots: Slots,
+    /// Pieces in a row that were of no use.
+    misses: u32,
+    /// Chunks to be decoded in order before guessing is tried again.
+    resting: u32,
     /// Small pieces, collected.
     small: Option<(Vec<u8>, usize, Arc<Slot>)>,
     decode: Sender<Task>,
@@ -294,17 +304,12 @@ impl Join<'_> {
                     Err(cut().at_offset(Stream::Compressed, self.read))
                 };
             }
-            if !self.eof && self.tasks.len() < self.most_tasks && !self.waiting_for_slots() {
+            if !self.eof && self.tasks.len() < self.most_tasks && self.dispatchable().is_none() {
                 self.read_chunk()?;
             } else {
                 self.join_one()?;
             }
         }
-    }
-
-    /// There is something to dispatch, and it is only room that lacks.
-    fn waiting_for_slots(&self) -> bool {
-        self.dispatchable().is_some() && !self.slots.any()
     }
 
     fn read_chunk(&mut self) -> Result<()> {
@@ -333,6 +338,9 @@ impl Join<'_> {
     }
 
     fn dispatch(&mut self) -> Result<bool> {
+        if self.resting > 0 && !self.tasks.is_empty() {
+            return Ok(false);
+        }
         let Some(mut chunks) = self.dispatchable() else {
             return Ok(false);
         };
@@ -354,6 +362,7 @@ impl Join<'_> {
             std::mem::replace(&mut self.decoder, fresh)
         });
         if let Some(decoder) = &decoder {
+            self.resting = self.resting.saturating_sub(1);
             let mut before: Vec<_> = self
                 .chunks
                 .iter()
@@ -398,7 +407,7 @@ impl Join<'_> {
             }
             Finished::Nothing(buffers) => {
                 task.slot.give(buffers);
-                self.done.pieces.1 += 1;
+                self.missed();
             }
             Finished::Unknown(piece) => {
                 self.advance(Some(piece.start.bit()))?;
@@ -416,6 +425,15 @@ impl Join<'_> {
         Ok(())
     }
 
+    /// A piece was of no use. After some the stream is taken for one without blocks to find.
+    fn missed(&mut self) {
+        self.done.pieces.1 += 1;
+        self.misses += 1;
+        if self.misses >= MISSES {
+            (self.misses, self.resting) = (0, REST);
+        }
+    }
+
     fn at_fault(&self, e: Error) -> Error {
         e.at_offset(Stream::Compressed, self.decoder.bit() / 8)
     }
@@ -431,11 +449,12 @@ impl Join<'_> {
         let behind = (piece.marked > 0).then(|| &marked[WINDOW..WINDOW + piece.marked]);
         let covered = behind.is_none_or(|m| resolver.covers(m));
         if !at || self.decoder.bit() != piece.start.bit() || !covered {
-            self.done.pieces.1 += 1;
+            self.missed();
             slot.give(piece.buffers);
             return Ok(());
         }
         self.done.pieces.0 += 1;
+        self.misses = 0;
         self.done.search_cpu += piece.costs.search;
         self.done.first_stage_cpu += piece.costs.first_stage;
         let known = self.decoder.window().len();

@@ -127,6 +127,30 @@ fn a_slow_receiver_stops_the_decoder() {
     assert!(reader.join().unwrap() == data);
 }
 
+#[test]
+fn what_cannot_be_found_is_not_looked_for_again_and_again() {
+    // Stored blocks only, and data full of signs that lead nowhere.
+    let noise: Vec<u8> = (0..6_000_000_u32)
+        .map(|i| (i.wrapping_mul(i ^ 0x9e37_79b9) >> 13).to_le_bytes()[0])
+        .collect();
+    let signs = [0, 0, 0xff, 0xff, 0x1f, 0x8b, 8, 0, 4, 0x1f].repeat(600_000);
+    for data in [noise, signs] {
+        let blob = gz(&data, 0);
+        let (out, done) = parallel(&blob, 2, 64 << 10, 1 << 20);
+        let done = done.unwrap();
+        assert!(out == data);
+        assert!(done.pieces.1 < 30, "{done:?}");
+    }
+}
+
+#[test]
+fn many_tiny_members() {
+    let one = gz(b"x", 6);
+    let blob = one.repeat(200_000);
+    let (out, done) = parallel(&blob, 2, 256 << 10, 1 << 20);
+    assert!(done.is_ok() && out.len() == 200_000 && out.iter().all(|b| *b == b'x'));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 

@@ -123,6 +123,7 @@ pub(super) fn unknown(
         return Err(buffers);
     };
     let input = &first.bytes[..];
+    let mut patience = Patience::default();
     let begun = thread_cpu();
     // What the piece itself did not take went into the search for it.
     let counted = |mut piece: Piece, found: Duration| {
@@ -141,18 +142,27 @@ pub(super) fn unknown(
         let found = thread_cpu();
         match independent(start, chunks, stop, buffers) {
             Ok(piece) => return Ok(counted(piece, found)),
-            Err(wrong) if wrong.far => return Err(wrong.buffers),
-            Err(wrong) => buffers = wrong.buffers,
+            Err(wrong) => {
+                buffers = wrong.buffers;
+                if !patience.lasts(wrong.decoded) {
+                    return Err(buffers);
+                }
+            }
         }
     }
     let mut scratch = Blocks::default();
     let mut bit = 0;
-    while let Some(found) = find::block(input, bit, input.len() * 8, &mut scratch) {
+    let end = input.len().min(SEARCH_BYTES) * 8;
+    while let Some(found) = find::block(input, bit, end, &mut scratch) {
         let at = thread_cpu();
         match dependent(first.start * 8 + found as u64, chunks, stop, buffers) {
             Ok(piece) => return Ok(counted(piece, at)),
-            Err(wrong) if wrong.far => return Err(wrong.buffers),
-            Err(wrong) => buffers = wrong.buffers,
+            Err(wrong) => {
+                buffers = wrong.buffers;
+                if !patience.lasts(wrong.decoded) {
+                    return Err(buffers);
+                }
+            }
         }
         bit = found + 1;
     }
@@ -162,10 +172,36 @@ pub(super) fn unknown(
 /// A guess that led nowhere.
 struct Wrong {
     buffers: Buffers,
-    /// It led so far that it was right: the stream itself is damaged.
-    far: bool,
+    /// What was decoded until a fault showed it.
+    decoded: usize,
 }
 
+/// Bounds what wrong guesses cost: hostile data may look like the start of a block anywhere.
+struct Patience {
+    guesses: usize,
+    symbols: usize,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            guesses: 256,
+            symbols: 4 * STEP,
+        }
+    }
+}
+
+impl Patience {
+    fn lasts(&mut self, decoded: usize) -> bool {
+        self.guesses = self.guesses.saturating_sub(1);
+        self.symbols = self.symbols.saturating_sub(decoded);
+        self.guesses > 0 && self.symbols > 0
+    }
+}
+
+/// Bytes searched for a block: data without any (stored blocks) must not cost more than it would
+/// decoded in order.
+const SEARCH_BYTES: usize = 512 << 10;
 /// Bytes searched for members and flushes before blocks are tried.
 const SIGN_BYTES: usize = 80 << 10;
 
@@ -192,7 +228,7 @@ fn independent(
             if short {
                 return Err(Wrong {
                     buffers,
-                    far: false,
+                    decoded: plain,
                 });
             }
             Ok(Piece {
@@ -208,7 +244,7 @@ fn independent(
         }
         Err(_) => Err(Wrong {
             buffers,
-            far: plain > 4 * STEP,
+            decoded: plain,
         }),
     }
 }
@@ -235,7 +271,10 @@ fn dependent(
                 let to = &mut buffers.plain[..left];
                 let done = known(&mut decoder, chunks, to, &mut plain);
                 if done.is_err() {
-                    return Err(Wrong { buffers, far: true });
+                    return Err(Wrong {
+                        buffers,
+                        decoded: end - WINDOW + plain,
+                    });
                 }
             }
             let segments = decoder.segments();
@@ -255,7 +294,7 @@ fn dependent(
         }
         Err(_) => Err(Wrong {
             buffers,
-            far: end > 4 * STEP,
+            decoded: end - WINDOW,
         }),
     }
 }

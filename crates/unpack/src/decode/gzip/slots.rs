@@ -46,10 +46,6 @@ impl Slots {
         }))
     }
 
-    pub(super) fn any(&self) -> bool {
-        self.0.lock().free > 0
-    }
-
     pub(super) fn try_take(&self) -> Option<(Arc<Slot>, Buffers)> {
         let mut state = self.0.lock();
         state.free = state.free.checked_sub(1)?;

@@ -44,6 +44,10 @@ pub(super) struct Sum {
 impl Sum {
     /// The sum of this and what follows it.
     pub(super) fn and(self, next: Self) -> Self {
+        // Whole members are the rule where there are many: nothing to combine.
+        if self.length == 0 || next.length == 0 {
+            return if self.length == 0 { next } else { self };
+        }
         let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc, self.length);
         crc.combine(&crc32fast::Hasher::new_with_initial_len(
             next.crc,
