@@ -133,10 +133,13 @@ impl Fixups {
         }
     }
 
-    /// Takes them all, deepest first.
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = (Box<[u8]>, Fixup)> + use<> {
-        self.bytes = 0;
-        std::mem::take(&mut self.dirs).into_iter().rev()
+    /// Takes one; what lies in a directory comes before it.
+    pub(crate) fn pop(&mut self) -> Option<(Box<[u8]>, Fixup)> {
+        let last = self.dirs.pop_last();
+        if last.is_none() {
+            self.bytes = 0;
+        }
+        last
     }
 
     /// Memory in use, in bytes, at most.
@@ -172,8 +175,7 @@ mod tests {
         f.remove_under(b"a/b");
         assert!(f.get(b"a/b/c").is_none() && f.get(b"a/0").is_some());
         f.remove_under(b"a");
-        let left: Vec<_> = f
-            .take()
+        let left: Vec<_> = std::iter::from_fn(|| f.pop())
             .map(|(p, _)| String::from_utf8(p.into()).unwrap())
             .collect();
         assert_eq!(left, ["ab", "a0", "a.b"]);

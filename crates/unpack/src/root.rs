@@ -10,7 +10,7 @@
 //! as soon as something is put into it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
@@ -141,6 +141,10 @@ pub(crate) struct Root {
     lowers: Vec<Arc<OwnedFd>>,
     overlay_xattr: Option<&'static str>,
     openat2: AtomicBool,
+    /// Whether modes lock the caller out of its own directories.
+    bound_by_modes: bool,
+    /// Attributes of directories that were opened up, until they are restored.
+    unlocked: BTreeMap<Box<[u8]>, Attrs>,
 }
 
 impl Root {
@@ -176,6 +180,8 @@ impl Root {
             lowers: Vec::new(),
             overlay_xattr: None,
             openat2: AtomicBool::new(true),
+            bound_by_modes: !rustix::process::geteuid().is_root(),
+            unlocked: BTreeMap::new(),
         })
     }
 
@@ -211,6 +217,7 @@ impl Root {
     pub(crate) fn forget(&mut self, real: &[u8]) {
         self.last = None;
         self.cache.retain(|path, _| !is_under(path, real));
+        self.unlocked.retain(|path, _| !is_under(path, real));
     }
 
     /// Whether so many directories are open that the files on their way, which keep theirs open,
@@ -247,15 +254,16 @@ impl Root {
         let st = fs::fstat(&fd).map_err(host)?;
         let id = self.next_id;
         self.next_id += 1;
+        let (before, unlocked) = self.unlock(fd.as_fd(), b"", Attrs::of(&st), None);
         self.top = Arc::new(Dir {
             default_acl: has_default_acl(fd.as_fd()),
             fd,
             id,
             path: Box::default(),
-            before: Attrs::of(&st),
+            before,
             setgid: st.st_mode & 0o2000 != 0,
             created: false,
-            unlocked: false,
+            unlocked,
             lowers,
             _open: self.open.clone(),
         });
@@ -431,6 +439,49 @@ impl Root {
         }
     }
 
+    /// Opens up an ordinary user's own directory if its mode keeps the user from reading, searching
+    /// or changing it. Returns its attributes before that, and whether they must be restored.
+    /// `forced` is the mode it had if it is open to us already.
+    fn unlock(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        real: &[u8],
+        mut before: Attrs,
+        forced: Option<u32>,
+    ) -> (Attrs, bool) {
+        if !self.bound_by_modes {
+            return (before, false);
+        }
+        if let Some(known) = self.unlocked.get(real) {
+            return (*known, true);
+        }
+        if let Some(mode) = forced {
+            before.mode = mode;
+        } else if before.mode & 0o700 == 0o700
+            || fs::fchmod(fd, Mode::from_raw_mode(before.mode | 0o700)).is_err()
+        {
+            // What another owns stays as it is, and says so when it is used.
+            return (before, false);
+        }
+        self.unlocked.insert(real.into(), before);
+        (before, true)
+    }
+
+    /// Directories opened up since this was last asked, and what to restore on them.
+    pub(crate) fn take_unlocked(&mut self) -> BTreeMap<Box<[u8]>, Attrs> {
+        std::mem::take(&mut self.unlocked)
+    }
+
+    /// `real` has its mode again.
+    pub(crate) fn restored(&mut self, real: &[u8]) {
+        self.unlocked.remove(real);
+    }
+
+    /// Memory that [`Root::take_unlocked`] would give out, in bytes.
+    pub(crate) fn unlocked_bytes(&self) -> usize {
+        self.unlocked.len() * 256
+    }
+
     /// An ordinary user's directory that its own mode locks: opened up until its attributes are
     /// restored at the end.
     fn force_open(&self, dir: &Dir, name: &[u8]) -> Result<(OwnedFd, u32)> {
@@ -522,8 +573,11 @@ impl Root {
         }
         let default_acl = !created && has_default_acl(fd.as_fd());
         let st = fs::fstat(&fd).map_err(|e| Error::host("look at a directory", e))?;
-        let mut before = Attrs::of(&st);
-        before.mode = locked.unwrap_or(before.mode);
+        let (before, unlocked) = if created {
+            (Attrs::of(&st), false)
+        } else {
+            self.unlock(fd.as_fd(), &real, Attrs::of(&st), locked)
+        };
         let dir = Arc::new(Dir {
             fd,
             id: self.next_id,
@@ -532,7 +586,7 @@ impl Root {
             setgid: st.st_mode & 0o2000 != 0,
             default_acl,
             created,
-            unlocked: locked.is_some(),
+            unlocked,
             lowers,
             _open: self.open.clone(),
         });

@@ -35,7 +35,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(What::Whiteout),
         2 => Just(What::Opaque),
     ];
-    let mode = prop::sample::select(vec![0o644, 0o755, 0o700, 0o4755]);
+    let mode = prop::sample::select(vec![0o644, 0o755, 0o700, 0o4755, 0o555, 0]);
     (path(), what, mode).prop_map(|(path, what, mode)| Op { path, what, mode })
 }
 

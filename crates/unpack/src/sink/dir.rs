@@ -568,9 +568,10 @@ impl Builder {
             return Err(Error::new(Kind::Limit, message).with_hint("raise the budget (--memory)"));
         }
         // What is set too early is noticed and set again when the directory is next used.
-        if self.fixups.bytes() > self.memory {
+        if self.fixups.bytes() + root.unlocked_bytes() > self.memory {
             self.barrier(root)?;
             self.apply_fixups(root)?;
+            root.renew()?;
         }
         if self.unsettled.is_full() || root.too_many_open() {
             self.barrier(root)?;
@@ -677,7 +678,17 @@ impl Builder {
 
     pub(super) fn apply_fixups(&mut self, root: &mut Root) -> Result<()> {
         self.last_touched = u64::MAX;
-        for (path, fixup) in self.fixups.take() {
+        loop {
+            // The way to a directory may unlock those above it, which come later.
+            for (path, attrs) in root.take_unlocked() {
+                if self.fixups.get(&path).is_none() {
+                    let acls = Xattrs::new();
+                    self.fixups.set(&path, Fixup { attrs, acls });
+                }
+            }
+            let Some((path, fixup)) = self.fixups.pop() else {
+                break;
+            };
             let dir = if path.is_empty() {
                 Some(root.top().clone())
             } else {
@@ -702,6 +713,7 @@ impl Builder {
                 fs::fchmod(&*dir, Mode::from_raw_mode(attrs.mode)).map_err(host)?;
             }
             fs::futimens(&*dir, &timestamps(attrs.mtime)).map_err(host)?;
+            root.restored(&path);
         }
         root.forget_all();
         Ok(())

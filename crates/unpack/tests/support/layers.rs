@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -147,6 +150,10 @@ fn facts_on_disk(root: &Path, owners: bool) -> Facts {
     while let Some(at) = todo.pop() {
         let meta = fs::symlink_metadata(&at).unwrap();
         if meta.is_dir() {
+            // Its mode is noted; only root can look into a directory of any mode.
+            if !owners {
+                fs::set_permissions(&at, fs::Permissions::from_mode(0o700)).unwrap();
+            }
             todo.extend(fs::read_dir(&at).unwrap().map(|e| e.unwrap().path()));
         }
         let name = at
@@ -172,7 +179,11 @@ fn facts_on_disk(root: &Path, owners: bool) -> Facts {
         } else if kind.is_symlink() {
             format!("symlink {} ={link}", fs::read_link(&at).unwrap().display())
         } else if kind.is_file() {
+            if !owners {
+                fs::set_permissions(&at, fs::Permissions::from_mode(0o600)).unwrap();
+            }
             let data = fs::read(&at).unwrap();
+            fs::set_permissions(&at, meta.permissions()).unwrap();
             format!(
                 "file {} {} ={link}",
                 data.len(),
