@@ -79,7 +79,7 @@ impl Parallel {
         let threads = threads.clamp(1, 256);
         // A task takes its input twice over, markers of two bytes and as many bytes of output.
         let per_byte = (2 + 3 * MOST_RATIO) * (threads + 2) + MOST_RATIO * HELD;
-        let chunk_bytes = (memory / per_byte).clamp(64 << 10, 4 << 20);
+        let chunk_bytes = (memory / per_byte).clamp(64 << 10, 2 << 20);
         Self {
             threads,
             chunk_bytes,
