@@ -1,7 +1,7 @@
 //! Our use of libzstd against the zstd crate's own reader, for every split of input and output.
 #![no_main]
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 
 use libfuzzer_sys::fuzz_target;
 use unlade_fuzz::{
@@ -41,8 +41,12 @@ fn frames(input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
     (blob, plain)
 }
 
-fn reference(blob: &[u8]) -> Option<Vec<u8>> {
-    let mut reader = zstd::Decoder::with_buffer(blob).ok()?;
+/// What the zstd crate's reader makes of `blob` when it comes in pieces of `piece` bytes. A frame
+/// that comes whole takes a way of its own through libzstd, with other rules for damaged ones:
+/// there a block that is compressed to nothing is an error.
+fn reference(blob: &[u8], piece: usize) -> Option<Vec<u8>> {
+    let pieces = BufReader::with_capacity(piece, blob);
+    let mut reader = zstd::Decoder::with_buffer(pieces).ok()?;
     reader.window_log_max(WINDOW_LOG).ok()?;
     let mut out = Vec::new();
     reader
@@ -81,7 +85,11 @@ fuzz_target!(|data: &[u8]| {
     };
     let ours = decode(Compression::Zstd, &blob, &limits, None);
     let split = decode(Compression::Zstd, &blob, &limits, Some(cuts));
-    let want = reference(&blob);
+    let want = reference(&blob, 1);
+    let at_once = reference(&blob, blob.len());
+    if let (Some(a), Some(b)) = (&want, &at_once) {
+        assert!(a == b, "libzstd reads it in two ways");
+    }
     if want.as_ref().is_some_and(|out| out.len() > MOST) || matches!(ours, Ok(None)) {
         return;
     }
