@@ -9,6 +9,13 @@
 //! ([`Root::with_lowers`]): a directory that only lies below is copied up, without its content,
 //! as soon as something is put into it.
 
+mod dir;
+mod locked;
+mod lower;
+
+pub(crate) use dir::{Attrs, Dir};
+pub(crate) use lower::Lower;
+
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -19,12 +26,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat},
+    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
+use lower::is_opaque;
+
 use crate::{
-    entry::{Time, Xattrs, split},
+    entry::{Xattrs, split},
     error::{Error, Result, show},
     fault,
 };
@@ -36,59 +45,6 @@ const DIR_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-
-/// An open directory of the tree.
-#[derive(Debug)]
-pub(crate) struct Dir {
-    fd: OwnedFd,
-    /// Unique among the directories opened by one [`Root`].
-    pub id: u64,
-    /// Real path from the root: no symlink on the way. Empty for the root.
-    pub path: Box<[u8]>,
-    /// Attributes when it was opened, before this layer put anything into it.
-    pub before: Attrs,
-    /// New names in it inherit its group.
-    pub setgid: bool,
-    /// New names in it inherit an access list.
-    pub default_acl: bool,
-    /// It was created by this `Root` just now.
-    pub created: bool,
-    /// Its mode was opened up for us; [`Dir::before`] has the real one.
-    pub unlocked: bool,
-    /// Indices of the lower layers whose directories show through, topmost first.
-    lowers: Box<[u16]>,
-    /// Counts what is open: see [`Root::too_many_open`].
-    _open: Arc<()>,
-}
-
-impl AsFd for Dir {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// What must be restored on a directory whose content changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attrs {
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: Time,
-}
-
-impl Attrs {
-    pub(crate) fn of(st: &Stat) -> Self {
-        Self {
-            mode: st.st_mode & 0o7777,
-            uid: st.st_uid,
-            gid: st.st_gid,
-            mtime: Time {
-                secs: st.st_mtime,
-                nanos: u32::try_from(st.st_mtime_nsec).unwrap_or_default(),
-            },
-        }
-    }
-}
 
 /// What a name in a directory is.
 #[derive(Debug)]
@@ -439,63 +395,6 @@ impl Root {
         }
     }
 
-    /// Opens up an ordinary user's own directory if its mode keeps the user from reading, searching
-    /// or changing it. Returns its attributes before that, and whether they must be restored.
-    /// `forced` is the mode it had if it is open to us already.
-    fn unlock(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        real: &[u8],
-        mut before: Attrs,
-        forced: Option<u32>,
-    ) -> (Attrs, bool) {
-        if !self.bound_by_modes {
-            return (before, false);
-        }
-        if let Some(known) = self.unlocked.get(real) {
-            return (*known, true);
-        }
-        if let Some(mode) = forced {
-            before.mode = mode;
-        } else if before.mode & 0o700 == 0o700
-            || fs::fchmod(fd, Mode::from_raw_mode(before.mode | 0o700)).is_err()
-        {
-            // What another owns stays as it is, and says so when it is used.
-            return (before, false);
-        }
-        self.unlocked.insert(real.into(), before);
-        (before, true)
-    }
-
-    /// Directories opened up since this was last asked, and what to restore on them.
-    pub(crate) fn take_unlocked(&mut self) -> BTreeMap<Box<[u8]>, Attrs> {
-        std::mem::take(&mut self.unlocked)
-    }
-
-    /// `real` has its mode again.
-    pub(crate) fn restored(&mut self, real: &[u8]) {
-        self.unlocked.remove(real);
-    }
-
-    /// Memory that [`Root::take_unlocked`] would give out, in bytes.
-    pub(crate) fn unlocked_bytes(&self) -> usize {
-        self.unlocked.len() * 256
-    }
-
-    /// An ordinary user's directory that its own mode locks: opened up until its attributes are
-    /// restored at the end.
-    fn force_open(&self, dir: &Dir, name: &[u8]) -> Result<(OwnedFd, u32)> {
-        let host = |e| Error::host(format!("open `{}`", show(&join(&dir.path, name))), e);
-        let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = self.open_at(dir.as_fd(), name, path_only).map_err(host)?;
-        let mode = fs::fstat(&handle).map_err(host)?.st_mode & 0o7777;
-        chmod_handle(handle.as_fd(), 0o700).map_err(host)?;
-        Ok((
-            self.open_at(dir.as_fd(), name, DIR_FLAGS).map_err(host)?,
-            mode,
-        ))
-    }
-
     /// Opens one component, never through a symlink and never out of `dir`.
     fn open_at(&self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         fault::point("open").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
@@ -599,162 +498,11 @@ impl Root {
     }
 }
 
-/// What `name` is in the merged view of the lower layers alone.
-#[derive(Debug)]
-pub(crate) enum Lower {
-    /// A directory, and the layers whose directories are merged in it, topmost first.
-    Dir(Box<[u16]>),
-    Symlink(Vec<u8>),
-    Other,
-    Absent,
-}
-
-impl Root {
-    /// Looks `name` up in the lower layers that show through `dir`, by overlayfs's rules.
-    pub(crate) fn lower_child(&self, dir: &Dir, name: &[u8]) -> Result<Lower> {
-        let real = join(&dir.path, name);
-        let mut dirs = Vec::new();
-        for &layer in &dir.lowers {
-            match self.in_layer(layer, &real)? {
-                LayerHas::Nothing => {}
-                LayerHas::Dir { opaque } => {
-                    dirs.push(layer);
-                    if opaque {
-                        break;
-                    }
-                }
-                _ if !dirs.is_empty() => break,
-                LayerHas::Whiteout => return Ok(Lower::Absent),
-                LayerHas::Symlink(target) => return Ok(Lower::Symlink(target)),
-                LayerHas::Other => return Ok(Lower::Other),
-            }
-        }
-        Ok(if dirs.is_empty() {
-            Lower::Absent
-        } else {
-            Lower::Dir(dirs.into())
-        })
-    }
-
-    fn in_layer(&self, layer: u16, real: &[u8]) -> Result<LayerHas> {
-        let host = |e| Error::host(format!("look at `{}` in a lower layer", show(real)), e);
-        let root = self.lowers[usize::from(layer)].as_fd();
-        let (above, name) = split(real);
-        let dir;
-        let dir = if above.is_empty() {
-            root
-        } else {
-            match open_path(root, above) {
-                Ok(fd) => dir = fd,
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(LayerHas::Nothing),
-                Err(e) => return Err(host(e)),
-            }
-            dir.as_fd()
-        };
-        let st = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(st) => st,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(LayerHas::Nothing),
-            Err(e) => return Err(host(e)),
-        };
-        match FileType::from_raw_mode(st.st_mode) {
-            FileType::Directory => {
-                let fd = fs::openat(dir, name, DIR_FLAGS, Mode::empty()).map_err(host)?;
-                let opaque = self.overlay_xattr.is_some_and(|x| is_opaque(fd.as_fd(), x));
-                Ok(LayerHas::Dir { opaque })
-            }
-            FileType::Symlink => {
-                let target = fs::readlinkat(dir, name, Vec::new()).map_err(host)?;
-                Ok(LayerHas::Symlink(target.into_bytes()))
-            }
-            FileType::CharacterDevice if st.st_rdev == 0 => Ok(LayerHas::Whiteout),
-            _ => Ok(LayerHas::Other),
-        }
-    }
-
-    fn lower_attrs(&self, layer: u16, real: &[u8]) -> Result<(Attrs, Xattrs)> {
-        let host = |e| Error::host(format!("read `{}` of a lower layer", show(real)), e);
-        let root = self.lowers[usize::from(layer)].as_fd();
-        let fd = open_path(root, real).map_err(host)?;
-        let attrs = Attrs::of(&fs::fstat(&fd).map_err(host)?);
-        Ok((attrs, crate::attrs::read_xattrs(fd.as_fd())?))
-    }
-
-    /// Attributes of the topmost lower layer's root directory.
-    pub(crate) fn lower_root(&self) -> Result<Option<(Attrs, Xattrs)>> {
-        let Some(root) = self.lowers.first() else {
-            return Ok(None);
-        };
-        let st = fs::fstat(root).map_err(|e| Error::host("look at a lower layer", e))?;
-        Ok(Some((
-            Attrs::of(&st),
-            crate::attrs::read_xattrs(root.as_fd())?,
-        )))
-    }
-
-    /// What is at `name` in the merged lower layers under `dir`, unless it is a directory: the
-    /// directory that has it, and its attributes.
-    pub(crate) fn lower_node(&self, dir: &Dir, name: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
-        let real = join(&dir.path, name);
-        for &layer in &dir.lowers {
-            match self.in_layer(layer, &real)? {
-                LayerHas::Nothing => {}
-                LayerHas::Other | LayerHas::Symlink(_) => {
-                    let host = |e| Error::host(format!("look at `{}`", show(&real)), e);
-                    let root = self.lowers[usize::from(layer)].as_fd();
-                    let above = open_path(root, split(&real).0).map_err(host)?;
-                    let st = fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(host)?;
-                    return Ok(Some((above, st)));
-                }
-                LayerHas::Whiteout | LayerHas::Dir { .. } => return Ok(None),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Descriptors of the lower layers' roots, topmost first.
-    pub(crate) fn lower_fds(&self) -> &[Arc<OwnedFd>] {
-        &self.lowers
-    }
-}
-
-#[derive(Debug)]
-enum LayerHas {
-    Nothing,
-    Whiteout,
-    Dir { opaque: bool },
-    Symlink(Vec<u8>),
-    Other,
-}
-
-/// Opens a directory by a path without symlinks, of any length.
-fn open_path(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let path = if path.is_empty() {
-        b".".as_slice()
-    } else {
-        path
-    };
-    match fs::openat2(root, path, DIR_FLAGS, Mode::empty(), resolve) {
-        Err(Errno::NAMETOOLONG | Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {}
-        done => return done,
-    }
-    let mut dir = fs::openat(root, ".", DIR_FLAGS, Mode::empty())?;
-    for name in components(path) {
-        dir = fs::openat(&dir, &*name, DIR_FLAGS, Mode::empty())?;
-    }
-    Ok(dir)
-}
-
 /// Sets the mode of what an `O_PATH` descriptor stands for.
 pub(crate) fn chmod_handle(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     fs::chmodat(fs::CWD, path, Mode::from_raw_mode(mode), AtFlags::empty())
-}
-
-fn is_opaque(fd: BorrowedFd<'_>, name: &str) -> bool {
-    let mut value = [0_u8; 2];
-    fs::fgetxattr(fd, name, &mut value[..]).is_ok_and(|n| n == 1 && value[0] == b'y')
 }
 
 fn has_default_acl(fd: BorrowedFd<'_>) -> bool {

@@ -1,0 +1,86 @@
+//! How a tree is built: owners and whiteouts.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use crate::attrs;
+
+/// Whose the files are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Owners {
+    /// As the archive says. An ordinary user keeps all; the report counts them.
+    #[default]
+    Archive,
+    /// The caller's.
+    Caller,
+    /// As the archive says, shifted by a map. Owners outside the map are an error.
+    Mapped(IdMap),
+}
+
+/// Maps owners and groups of the image to those of the host, as a user namespace does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IdMap {
+    pub(super) uids: Vec<IdRange>,
+    pub(super) gids: Vec<IdRange>,
+}
+
+/// `count` ids from `inside` become those from `outside`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id in the image.
+    pub inside: u32,
+    /// First id on the host.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl IdMap {
+    /// A map of owners and one of groups.
+    pub fn new(uids: Vec<IdRange>, gids: Vec<IdRange>) -> Self {
+        Self { uids, gids }
+    }
+
+    pub(super) fn map(ranges: &[IdRange], id: u32) -> Option<u32> {
+        let range = ranges
+            .iter()
+            .find(|r| id >= r.inside && id - r.inside < r.count)?;
+        range.outside.checked_add(id - range.inside)
+    }
+}
+
+/// What becomes of whiteouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Whiteouts {
+    /// They remove what lower layers put into the same tree.
+    #[default]
+    Apply,
+    /// They become overlayfs's own: character devices 0:0 and `trusted.overlay.opaque`. The tree
+    /// is one layer's directory, to be mounted over those in [`DirOptions::lowers`].
+    Overlay,
+    /// The same with `user.overlay.opaque`, for mounts with the option `userxattr`.
+    OverlayUserXattr,
+    /// They are kept as the files they are in the archive.
+    Keep,
+}
+
+/// How a [`DirSink`] builds its tree.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct DirOptions {
+    /// Whose the files are.
+    pub owners: Owners,
+    /// What becomes of whiteouts.
+    pub whiteouts: Whiteouts,
+    /// With `Overlay`: the root directories of the layers below, topmost first.
+    pub lowers: Vec<Arc<OwnedFd>>,
+}
+
+pub(super) fn opaque_xattr(whiteouts: Whiteouts) -> Option<&'static str> {
+    match whiteouts {
+        Whiteouts::Overlay => Some(attrs::TRUSTED_OPAQUE),
+        Whiteouts::OverlayUserXattr => Some(attrs::USER_OPAQUE),
+        Whiteouts::Apply | Whiteouts::Keep => None,
+    }
+}
