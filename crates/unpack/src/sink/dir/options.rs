@@ -65,7 +65,7 @@ pub enum Whiteouts {
     Keep,
 }
 
-/// How a [`DirSink`] builds its tree.
+/// How a [`DirSink`](super::DirSink) builds its tree.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct DirOptions {
