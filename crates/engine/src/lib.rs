@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod dest;
+pub mod error;
 pub mod image;
 pub mod source;
 mod sys;

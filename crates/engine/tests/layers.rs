@@ -19,6 +19,7 @@ const UNPACK: &[&[&str]] = &[
     &["pipeline", "fuzzing"],
 ];
 const ENGINE: &[&[&str]] = &[
+    &["error", "config", "events"],
     &["image", "sys"],
     &["source", "dest"],
     &["unpack"],

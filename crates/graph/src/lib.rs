@@ -1,0 +1,3 @@
+//! Layers and copy-on-write snapshots on this host's file systems.
+
+pub mod driver;
