@@ -1,3 +1,4 @@
 //! Layers and copy-on-write snapshots on this host's file systems.
 
 pub mod driver;
+pub mod erofs;
