@@ -1,3 +1,7 @@
 //! Layers and copy-on-write snapshots on this host's file systems.
 
 pub mod driver;
+pub mod layout;
+pub mod mount;
+pub mod remove;
+mod sys;
