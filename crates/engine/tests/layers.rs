@@ -12,7 +12,7 @@ use std::{
 const UNPACK: &[&[&str]] = &[
     &["error", "limits", "fault"],
     &["sys", "digest", "cancel", "entry"],
-    &["pool", "attrs", "tar", "decode"],
+    &["pool", "attrs", "tar", "decode", "record"],
     &["source", "root", "report"],
     &["io", "plan"],
     &["sink"],

@@ -2,3 +2,7 @@
 
 pub mod driver;
 pub mod erofs;
+pub mod layout;
+pub mod mount;
+pub mod remove;
+mod sys;
