@@ -10,6 +10,7 @@
 //! makes every file begin at a block. What a tar has out of step is in the layer's spill, see
 //! [`content`].
 
+pub mod build;
 pub mod content;
 pub mod dump;
 pub mod format;

@@ -4,7 +4,7 @@ use std::{fs::File, os::unix::fs::FileExt};
 
 use rustix::fs::{Advice, fadvise};
 use unlade_unpack::{
-    Error, Limits, Result,
+    Error, Kind, Limits, Result,
     entry::Entry,
     tar::{Reader, Step},
 };
@@ -18,6 +18,7 @@ const WINDOW: usize = 16 << 10;
 /// If it cannot be read or is not a layer any more; those of `each`.
 pub fn scan(tar: &File, limits: &Limits, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     let host = |e| Error::host("read a layer's tar", e);
+    let len = tar.metadata().map_err(host)?.len();
     // Reading ahead would fetch payload.
     let _ = fadvise(tar, 0, None, Advice::Random);
     let mut reader = Reader::new(limits.clone());
@@ -44,6 +45,11 @@ pub fn scan(tar: &File, limits: &Limits, mut each: impl FnMut(Entry) -> Result<(
                 None => used = filled,
             }
         }
+    }
+    if reader.position() > len {
+        let message = "a layer's tar ends in the middle of a file";
+        return Err(Error::new(Kind::Integrity, message)
+            .with_hint("`unlade system check --repair` fetches again what is broken"));
     }
     reader.finish()
 }
