@@ -1,15 +1,12 @@
 //! Random layers: an index over them says of every path what `TreeSink` does, or both refuse.
-#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use proptest::prelude::*;
 use unlade_unpack::Unpacker;
 
-#[path = "../../unpack/tests/support/layers.rs"]
-#[allow(dead_code)]
-mod layers;
-mod support;
-
-use layers::{Op, What};
+use crate::{
+    layers::{self, Op, What},
+    memory,
+};
 
 thread_local! {
     static UNPACKER: Unpacker = Unpacker::new().memory_budget_bytes(8 << 20).threads(1);
@@ -19,7 +16,7 @@ fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..5).prop_map(|p| p.join("/"))
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     let target = prop_oneof![
         path(),
         path().prop_map(|p| format!("/{p}")),
@@ -58,13 +55,13 @@ proptest! {
         layers in prop::collection::vec(prop::collection::vec(op(), 1..9), 1..4)
     ) {
         let tars: Vec<Vec<u8>> = layers.iter().map(|ops| layers::layer(ops)).collect();
-        let model = UNPACKER.with(|u| support::model(&tars, u));
-        let built = support::build(&tars);
+        let model = UNPACKER.with(|u| memory::model(&tars, u));
+        let built = memory::build(&tars);
         match (model, built) {
             (Ok(model), Ok(built)) => {
-                let want = support::facts_of_model(&model);
-                prop_assert_eq!(&support::facts_of_image(&built.image, &built.devices).unwrap(), &want);
-                prop_assert_eq!(&support::build(&tars).unwrap().image, &built.image);
+                let want = memory::facts_of_model(&model);
+                prop_assert_eq!(&memory::facts_of_image(&built.image, &built.devices).unwrap(), &want);
+                prop_assert_eq!(&memory::build(&tars).unwrap().image, &built.image);
             }
             (Err(_), Err(_)) => {}
             (model, built) => prop_assert!(false, "model {:?}, index {:?}", model.err(), built.err()),

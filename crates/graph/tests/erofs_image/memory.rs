@@ -1,8 +1,4 @@
 //! Images made in memory from tars, for tests of the EROFS parts.
-#![allow(dead_code)]
-
-pub(crate) mod kernel;
-
 use std::collections::BTreeMap;
 
 use unlade_graph::erofs::{

@@ -18,7 +18,7 @@ use unlade_unpack::{
     Algorithm, Compression, DirOptions, Expect, Hasher, Result, Unpacker, source::FileSource,
 };
 
-use super::Facts;
+use crate::memory::Facts;
 
 /// Whether tests that mount may run; says why not.
 pub(crate) fn may_mount() -> bool {
@@ -137,6 +137,8 @@ fn facts_of(at: &Path, meta: &fs::Metadata, hash_most: u64) -> String {
     )
 }
 
+static ZEROS: [u8; 512] = [0; 512];
+
 fn content(path: &Path, size: u64, hash_most: u64) -> String {
     let mut file = File::open(path).unwrap();
     let mut hasher = Hasher::new(Algorithm::Sha256);
@@ -159,7 +161,7 @@ fn content(path: &Path, size: u64, hash_most: u64) -> String {
                 let n = left.min(block.len());
                 file.read_exact(&mut block[..n]).unwrap();
                 for (i, page) in block[..n].chunks(512).enumerate() {
-                    if page.iter().any(|&b| b != 0) {
+                    if *page != ZEROS[..page.len()] {
                         hasher.update(&(at + i as u64 * 512).to_le_bytes());
                         hasher.update(page);
                     }
