@@ -308,7 +308,7 @@ pub fn unmount(path: &Path) -> Result<()> {
 }
 
 /// The path by which the kernel finds what a descriptor stands for.
-fn in_proc(fd: BorrowedFd<'_>) -> String {
+pub(crate) fn in_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
