@@ -306,6 +306,32 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+/// A layer is published under the digests that it was found to have.
+pub(crate) fn check_report(key: &LayerKey, report: &LayerReport) -> Result<()> {
+    if key.diff_id == report.diff_id {
+        return Ok(());
+    }
+    let message = format!(
+        "a layer with the diffID {} was to be published as {}",
+        report.diff_id, key.diff_id
+    );
+    Err(Error::new(Kind::Integrity, message))
+}
+
+/// What a layer brings along, by its own count: no tree is walked for it.
+pub(crate) fn own_usage(report: &LayerReport) -> Usage {
+    let counts = &report.counts;
+    Usage {
+        bytes: counts.file_bytes,
+        inodes: counts.files
+            + counts.directories
+            + counts.symlinks
+            + counts.devices
+            + counts.fifos
+            + counts.whiteouts,
+    }
+}
+
 /// Something wrong with a published layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {

@@ -1,5 +1,7 @@
 //! Layers and copy-on-write snapshots on this host's file systems.
 
+mod btrfs;
+mod copy;
 mod diff;
 pub mod driver;
 mod info;
@@ -10,5 +12,6 @@ pub mod remove;
 mod roots;
 mod snapshot;
 mod sys;
+pub mod trees;
 mod verify;
 mod walk;

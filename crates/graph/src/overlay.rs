@@ -13,13 +13,13 @@ use std::{
 };
 
 use unlade_unpack::{
-    Cancel, DirOptions, DirSink, Error, Kind, LayerReport, LowerLayers, Result, Sink, Whiteouts,
+    Cancel, DirOptions, DirSink, Error, LayerReport, LowerLayers, Result, Sink, Whiteouts,
 };
 
 use crate::{
     driver::{
         Change, Driver, DriverKind, Features, Finding, LayerId, LayerInfo, LayerKey, LayerRequest,
-        LayerTxn, MountOf, NodeId, Parents, RwOptions, SnapshotId, Usage,
+        LayerTxn, MountOf, NodeId, Parents, RwOptions, SnapshotId, Usage, check_report, own_usage,
     },
     info,
     layout::{Layout, Place, Shelf},
@@ -184,32 +184,6 @@ impl LayerTxn for Txn {
     }
 }
 
-/// A layer is published under the digests that it was found to have.
-pub(crate) fn check_report(key: &LayerKey, report: &LayerReport) -> Result<()> {
-    if key.diff_id == report.diff_id {
-        return Ok(());
-    }
-    let message = format!(
-        "a layer with the diffID {} was to be published as {}",
-        report.diff_id, key.diff_id
-    );
-    Err(Error::new(Kind::Integrity, message))
-}
-
-/// What a layer brings along, by its own count: no tree is walked for it.
-pub(crate) fn own_usage(report: &LayerReport) -> Usage {
-    let counts = &report.counts;
-    Usage {
-        bytes: counts.file_bytes,
-        inodes: counts.files
-            + counts.directories
-            + counts.symlinks
-            + counts.devices
-            + counts.fifos
-            + counts.whiteouts,
-    }
-}
-
 impl Driver for Overlay {
     fn kind(&self) -> DriverKind {
         DriverKind::Overlay
@@ -307,7 +281,7 @@ impl Driver for Overlay {
     }
 
     fn list(&self) -> Result<Vec<NodeId>> {
-        list(&self.layout)
+        snapshot::list(&self.layout)
     }
 
     fn verify(&self, id: &LayerId) -> Result<Vec<Finding>> {
@@ -332,16 +306,4 @@ impl Driver for Overlay {
     fn flush(&self) -> Result<()> {
         self.layout.flush()
     }
-}
-
-/// All layers and snapshots of a layout.
-pub(crate) fn list(layout: &Layout) -> Result<Vec<NodeId>> {
-    let layers = layout.names(Shelf::Layers)?;
-    let snapshots = layout.names(Shelf::Snapshots)?;
-    let layers = layers.iter().filter_map(|n| LayerId::parse(n));
-    let snapshots = snapshots.iter().filter_map(|n| SnapshotId::parse(n));
-    Ok(layers
-        .map(NodeId::Layer)
-        .chain(snapshots.map(NodeId::Snapshot))
-        .collect())
 }

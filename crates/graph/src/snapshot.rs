@@ -13,7 +13,7 @@ use unlade_unpack::{Error, Kind, Result};
 
 use crate::{
     diff::{self, New},
-    driver::{Change, SnapshotId, Usage},
+    driver::{Change, LayerId, NodeId, SnapshotId, Usage},
     info,
     layout::{Layout, Published, Shelf},
     mount,
@@ -133,4 +133,16 @@ fn is_mounted(layout: &Layout, upper: &OwnedFd) -> Result<bool> {
         fsconfig_create(&fs)
     };
     Ok(attempt() == Err(Errno::BUSY))
+}
+
+/// All layers and snapshots of a layout.
+pub(crate) fn list(layout: &Layout) -> Result<Vec<NodeId>> {
+    let layers = layout.names(Shelf::Layers)?;
+    let snapshots = layout.names(Shelf::Snapshots)?;
+    let layers = layers.iter().filter_map(|n| LayerId::parse(n));
+    let snapshots = snapshots.iter().filter_map(|n| SnapshotId::parse(n));
+    Ok(layers
+        .map(NodeId::Layer)
+        .chain(snapshots.map(NodeId::Snapshot))
+        .collect())
 }

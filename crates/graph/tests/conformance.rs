@@ -16,15 +16,21 @@ use tar::EntryType;
 use unlade_graph::{
     driver::{Driver, DriverKind, LayerId},
     overlay::Overlay,
+    trees::Trees,
 };
 
 /// The drivers, and the file systems that each works on.
-const DRIVERS: &[(DriverKind, &[&str])] = &[(DriverKind::Overlay, &["ext4", "xfs", "btrfs"])];
+const DRIVERS: &[(DriverKind, &[&str])] = &[
+    (DriverKind::Overlay, &["ext4", "xfs", "btrfs"]),
+    (DriverKind::Btrfs, &["btrfs"]),
+    (DriverKind::Reflink, &["xfs", "btrfs"]),
+    (DriverKind::Copy, &["ext4", "xfs", "btrfs"]),
+];
 
 fn open(kind: DriverKind, root: &Path) -> Arc<dyn Driver> {
     match kind {
         DriverKind::Overlay => Arc::new(Overlay::open(root).unwrap()),
-        other => panic!("{other}"),
+        kind => Arc::new(Trees::open(kind, root).unwrap()),
     }
 }
 
