@@ -3,13 +3,14 @@
 //! So far it unpacks: [`source`] opens an image and verifies its documents, [`dest`] makes trees
 //! appear at once, [`unpack`] brings the two together.
 //!
-//! Modules stand in rows and import from rows above them only: `image` · `source` `dest` ·
-//! `unpack` · `cli`. `tests/layers.rs` holds this.
+//! Modules stand in rows and import from rows above them only: `image` · `source` `dest`
+//! `store` · `unpack` · `cli`. `tests/layers.rs` holds this.
 
 pub mod cli;
 pub mod dest;
 pub mod error;
 pub mod image;
 pub mod source;
+pub mod store;
 mod sys;
 pub mod unpack;

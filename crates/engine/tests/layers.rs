@@ -21,7 +21,7 @@ const UNPACK: &[&[&str]] = &[
 const ENGINE: &[&[&str]] = &[
     &["error", "config", "events"],
     &["image", "sys"],
-    &["source", "dest"],
+    &["source", "dest", "store"],
     &["unpack"],
     &["cli"],
     &["main"],

@@ -6,8 +6,10 @@ pub mod config;
 pub mod json;
 pub mod manifest;
 pub mod media;
+pub mod name;
 pub mod platform;
 
 pub use config::Config;
 pub use manifest::{Descriptor, Document, Index, Manifest};
+pub use name::Reference;
 pub use platform::Platform;
