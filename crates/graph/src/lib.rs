@@ -8,6 +8,7 @@ mod info;
 pub mod layout;
 pub mod mount;
 pub mod overlay;
+pub mod probe;
 pub mod remove;
 mod roots;
 mod snapshot;
