@@ -7,6 +7,7 @@
 //! `store` · `unpack` · `cli`. `tests/layers.rs` holds this.
 
 pub mod cli;
+pub mod config;
 pub mod dest;
 pub mod error;
 pub mod image;
