@@ -21,7 +21,7 @@ const UNPACK: &[&[&str]] = &[
 const ENGINE: &[&[&str]] = &[
     &["error", "config", "events"],
     &["image", "sys"],
-    &["source", "dest"],
+    &["source", "dest", "registry"],
     &["unpack"],
     &["cli"],
     &["main"],
