@@ -21,8 +21,9 @@ const UNPACK: &[&[&str]] = &[
 const ENGINE: &[&[&str]] = &[
     &["error", "config", "events"],
     &["image", "sys"],
-    &["source", "dest"],
-    &["unpack"],
+    &["source", "dest", "store", "registry"],
+    &["unpack", "pull", "push", "archive"],
+    &["engine"],
     &["cli"],
     &["main"],
 ];

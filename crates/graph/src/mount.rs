@@ -307,8 +307,29 @@ pub fn unmount(path: &Path) -> Result<()> {
     })
 }
 
+/// An error if a directory whose path on its file system ends in `path` is mounted in this mount
+/// namespace. Bind mounts in others, and those without a path, are not seen.
+pub(crate) fn refuse_if_bound(path: &str, snapshot: &str) -> Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|e| Error::host("read /proc/self/mountinfo", e))?;
+    // proc(5): the fourth field is the mount's root, the fifth where it is mounted.
+    let bound = table.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, at) = (fields.next()?, fields.next()?);
+        root.ends_with(path).then_some(at)
+    });
+    match bound {
+        None => Ok(()),
+        Some(at) => Err(Error::new(
+            Kind::Host,
+            format!("snapshot `{snapshot}` is mounted on `{at}`"),
+        )
+        .with_hint("stop the container that uses it, or unmount it, then retry")),
+    }
+}
+
 /// The path by which the kernel finds what a descriptor stands for.
-fn in_proc(fd: BorrowedFd<'_>) -> String {
+pub(crate) fn in_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 

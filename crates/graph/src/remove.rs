@@ -130,7 +130,7 @@ impl Walk<'_> {
                     Err(e) => return Err(e.into()),
                 }
             } else if self.btrfs
-                && entry.ino() == sys::SUBVOLUME_INODE
+                && is_subvolume(here, name)
                 && sys::subvolume_destroy(here, name.to_bytes()).is_ok()
             {
                 pass.removed += 1;
@@ -222,6 +222,11 @@ impl Walk<'_> {
         }
         Ok(Some(dir))
     }
+}
+
+fn is_subvolume(dir: BorrowedFd<'_>, name: &CStr) -> bool {
+    // A listing has another number.
+    statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|st| st.st_ino == sys::SUBVOLUME_INODE)
 }
 
 fn make_mutable(fd: BorrowedFd<'_>) {

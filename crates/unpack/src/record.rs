@@ -244,6 +244,17 @@ fn number(out: &mut Vec<u8>, mut n: u64) {
 /// # Errors
 /// [`Kind::Integrity`] for a record that is damaged or cut, [`Kind::Host`] if reading fails.
 pub fn read(from: impl Read) -> Result<BTreeMap<Box<[u8]>, Recorded>> {
+    let mut paths = BTreeMap::new();
+    read_over(&mut paths, from)?;
+    Ok(paths)
+}
+
+/// Reads the record of a layer that was applied to a tree which `paths` were recorded of, and
+/// makes them those of the tree after it. After an error `paths` mean nothing.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_over(paths: &mut BTreeMap<Box<[u8]>, Recorded>, from: impl Read) -> Result<()> {
     let mut reader = Reader {
         from: BufReader::with_capacity(64 << 10, from),
         sum: blake3::Hasher::new(),
@@ -251,24 +262,23 @@ pub fn read(from: impl Read) -> Result<BTreeMap<Box<[u8]>, Recorded>> {
     if reader.bytes(MAGIC.len())? != MAGIC {
         return Err(damaged("it does not begin as one"));
     }
-    let mut paths = BTreeMap::new();
     loop {
         match reader.byte()? {
             NODE => {
                 let path = reader.path()?;
                 let node = reader.node()?;
                 if node.kind != RecordedKind::Dir {
-                    remove(&mut paths, &path);
+                    remove(paths, &path);
                 }
                 paths.insert(path, node);
             }
             LINK => {
                 let (path, target) = (reader.path()?, reader.path()?);
                 let node = paths.get(&target).copied().unwrap_or(LOWER);
-                remove(&mut paths, &path);
+                remove(paths, &path);
                 paths.insert(path, node);
             }
-            GONE => remove(&mut paths, &reader.path()?),
+            GONE => remove(paths, &reader.path()?),
             END => break,
             _ => return Err(damaged("an item is of no known type")),
         }
@@ -277,7 +287,7 @@ pub fn read(from: impl Read) -> Result<BTreeMap<Box<[u8]>, Recorded>> {
     if reader.bytes(32)? != sum.as_bytes() {
         return Err(damaged("its digest does not hold"));
     }
-    Ok(paths)
+    Ok(())
 }
 
 const LOWER: Recorded = Recorded {
@@ -458,6 +468,23 @@ mod tests {
             paths[b"s".as_slice()].blake3,
             *blake3::hash(b"t").as_bytes()
         );
+    }
+
+    #[test]
+    fn a_record_over_another() {
+        let mut paths = read(&sample()[..]).unwrap();
+        let out = Out::default();
+        let mut r = Recorder::new(Box::new(out.clone())).unwrap();
+        r.link(b"n", b"l").unwrap();
+        r.gone(b"l").unwrap();
+        r.entry(b"s", &EntryKind::Fifo, &Meta::default()).unwrap();
+        r.finish().unwrap();
+        let bytes = out.0.lock().unwrap().clone();
+        read_over(&mut paths, &bytes[..]).unwrap();
+        let names: Vec<&[u8]> = paths.keys().map(|k| &**k).collect();
+        assert_eq!(names, [b"m".as_slice(), b"n", b"s"]);
+        assert_eq!(paths[b"n".as_slice()].kind, RecordedKind::File);
+        assert_eq!(paths[b"s".as_slice()].kind, RecordedKind::Fifo);
     }
 
     #[test]

@@ -238,6 +238,22 @@ impl Layout {
         first.map_or(Ok(freed), Err)
     }
 
+    /// Removes the directory if nothing was ever put into it.
+    pub(crate) fn remove_if_empty(self) {
+        let Some((parent, name)) = self.0.path.parent().zip(self.0.path.file_name()) else {
+            return;
+        };
+        // What is not empty stays.
+        for name in ["layers", "snapshots", "staging", "trash", "roots"] {
+            if fs::unlinkat(&self.0.root, name, AtFlags::REMOVEDIR).is_err() {
+                return;
+            }
+        }
+        if let Ok(parent) = openat(CWD, parent, DIRECTORY, Mode::empty()) {
+            let _ = fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
+        }
+    }
+
     /// Waits until everything written below the root before this call is on disk for good.
     ///
     /// # Errors

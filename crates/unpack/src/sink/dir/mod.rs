@@ -77,7 +77,10 @@ impl DirSink {
         }
         let uid = rustix::process::geteuid();
         let work = Builder {
-            over: options.later.is_some() || !options.lowers.is_empty() || !is_empty(root.top())?,
+            over: options.over_layers
+                || options.later.is_some()
+                || !options.lowers.is_empty()
+                || !is_empty(root.top())?,
             options,
             me: (uid.as_raw(), rustix::process::getegid().as_raw()),
             privileged: uid.is_root(),

@@ -82,6 +82,9 @@ pub struct DirOptions {
     /// [`DirSink::depends_on_lowers`]: super::DirSink::depends_on_lowers
     /// [`DirSink::lists_root`]: super::DirSink::lists_root
     pub later: Option<Arc<dyn LowerLayers>>,
+    /// With `Apply`: the tree already is that of the layers below, even if nothing is in it. One
+    /// that is not empty is taken so anyway.
+    pub over_layers: bool,
 }
 
 pub(super) fn opaque_xattr(whiteouts: Whiteouts) -> Option<&'static str> {
