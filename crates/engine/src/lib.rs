@@ -14,6 +14,7 @@ pub mod engine;
 pub mod error;
 pub mod image;
 pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod source;
 pub mod store;

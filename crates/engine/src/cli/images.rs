@@ -40,7 +40,13 @@ const IMAGES: Columns = Columns {
 };
 const WITH_DIGESTS: &[&str] = &["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"];
 const FILTERS: &[&str] = &[
-    "before", "dangling", "label", "label!", "reference", "since", "until",
+    "before",
+    "dangling",
+    "label",
+    "label!",
+    "reference",
+    "since",
+    "until",
 ];
 const NONE: &str = "<none>";
 
@@ -114,13 +120,17 @@ impl<'a> Wanted<'a> {
     }
 
     fn labels(&self, image: &Image) -> Result<bool> {
-        let asked = ["label", "label!"].iter().any(|f| self.filters.get(f).next().is_some());
+        let asked = ["label", "label!"]
+            .iter()
+            .any(|f| self.filters.get(f).next().is_some());
         if !asked {
             return Ok(true);
         }
         let config = self.engine.describe_image(image.clone())?.config.config;
         let labels = config.and_then(|c| c.labels).unwrap_or_default();
-        Ok(self.filters.labels(&labels.into_iter().collect::<BTreeMap<_, _>>()))
+        Ok(self
+            .filters
+            .labels(&labels.into_iter().collect::<BTreeMap<_, _>>()))
     }
 }
 
@@ -132,7 +142,11 @@ pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Res
     }
     let wanted = Wanted::new(&engine, &filter, FILTERS)?;
     let columns = Columns {
-        table: if args.digests { WITH_DIGESTS } else { IMAGES.table },
+        table: if args.digests {
+            WITH_DIGESTS
+        } else {
+            IMAGES.table
+        },
         ..IMAGES
     };
     let mut list = List::new(&columns, args.format.as_deref(), args.quiet)?;
@@ -164,13 +178,19 @@ struct Row {
 fn rows(image: &Image, digests: bool, filters: &Filters) -> Result<Vec<Row>> {
     let none = || NONE.to_owned();
     let digest_in = |repository: &str| {
-        let found = image.repo_digests.iter().find(|(repo, _)| repo == repository);
+        let found = image
+            .repo_digests
+            .iter()
+            .find(|(repo, _)| repo == repository);
         found.map_or_else(none, |(_, digest)| digest.to_string())
     };
     let mut rows = Vec::new();
     for name in &image.names {
         let reference = Reference::parse(name)?;
-        let (repository, tag) = (reference.familiar_repository(), reference.tag().unwrap_or(NONE));
+        let (repository, tag) = (
+            reference.familiar_repository(),
+            reference.tag().unwrap_or(NONE),
+        );
         if filters.reference(&repository, tag)? {
             rows.push(Row {
                 digest: digest_in(&reference.repository()),
@@ -185,14 +205,22 @@ fn rows(image: &Image, digests: bool, filters: &Filters) -> Result<Vec<Row>> {
     for (repo, digest) in &image.repo_digests {
         let repository = Reference::parse(repo)?.familiar_repository();
         if filters.reference(&repository, NONE)? {
-            rows.push(Row { repository, tag: none(), digest: digest.to_string() });
+            rows.push(Row {
+                repository,
+                tag: none(),
+                digest: digest.to_string(),
+            });
         }
         if !digests {
             break;
         }
     }
     if image.repo_digests.is_empty() && filters.reference(NONE, NONE)? {
-        rows.push(Row { repository: none(), tag: none(), digest: none() });
+        rows.push(Row {
+            repository: none(),
+            tag: none(),
+            digest: none(),
+        });
     }
     Ok(rows)
 }
@@ -208,7 +236,10 @@ fn fields(image: &Image, row: &Row, whole: bool, now: Timestamp) -> Vec<(&'stati
         ("Tag", Value::text(&row.tag)),
         ("Digest", Value::text(&row.digest)),
         ("CreatedSince", Value::text(human::ago(created, now))),
-        ("CreatedAt", Value::text(human::date(created, &TimeZone::system()))),
+        (
+            "CreatedAt",
+            Value::text(human::date(created, &TimeZone::system())),
+        ),
         ("Size", Value::text(&size)),
         ("VirtualSize", Value::text(&size)),
         ("Containers", Value::text("N/A")),
@@ -311,13 +342,19 @@ pub(super) fn history(globals: &Globals, args: &HistoryArgs, cancel: &Cancel) ->
     let mut list = List::new(&HISTORY, args.format.as_deref(), args.quiet)?;
     let (now, zone) = (Timestamp::now(), TimeZone::system());
     for row in engine.history(&args.image)? {
-        let id = row.id.map_or_else(|| "<missing>".to_owned(), |id| id.to_string());
+        let id = row
+            .id
+            .map_or_else(|| "<missing>".to_owned(), |id| id.to_string());
         let id = match row.id {
             Some(_) if !args.no_trunc => human::short_id(&id).to_owned(),
             _ => id,
         };
         let by = row.created_by.replace('\t', " ");
-        let by = if args.no_trunc { by } else { human::ellipsis(&by, 45) };
+        let by = if args.no_trunc {
+            by
+        } else {
+            human::ellipsis(&by, 45)
+        };
         let at = human::rfc3339(row.created, &zone);
         let (since, size) = if args.human {
             (human::ago(row.created, now), human::size(row.size, 3))

@@ -155,6 +155,28 @@ impl Store {
         })
     }
 
+    /// The diffIDs of blobs, as far as layers were made of them here.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn known_diff_ids<'a>(
+        &self,
+        blobs: impl Iterator<Item = &'a Digest>,
+    ) -> Result<Vec<Option<Digest>>> {
+        let blobs: Vec<String> = blobs.map(ToString::to_string).collect();
+        self.0.db.read(|c| {
+            let mut select = c.prepare_cached(
+                "SELECT diff_id FROM layers WHERE blob = ?1 AND driver = ?2 LIMIT 1",
+            )?;
+            let mut known = Vec::with_capacity(blobs.len());
+            for blob in &blobs {
+                let row = select.query_row(params![blob, self.driver()], |r| digest(r, 0));
+                known.push(row.optional()?);
+            }
+            Ok(known)
+        })
+    }
+
     /// A layer by the driver's name for it.
     ///
     /// # Errors
