@@ -136,17 +136,16 @@ impl Store {
         let verdict = self.verify_blob(digest, cancel)?;
         let _guard = self.guard(lease)?;
         // Recorded or swept meanwhile.
-        if self.hold_blob(lease, digest, size)? {
+        let recorded = self.hold_blob(lease, digest, size)?;
+        if !recorded && verdict == Verdict::Good && path.exists() {
+            self.record_blob(lease, digest, size)?;
             return Ok(true);
         }
-        match verdict {
-            Verdict::Good if path.exists() => {
-                self.record_blob(lease, digest, size)?;
-                Ok(true)
-            }
-            Verdict::Damaged => self.discard(&path).map(|()| false),
-            _ => Ok(false),
+        if !recorded && verdict == Verdict::Damaged {
+            self.discard(&path)?;
         }
+        self.0.half_done.end(lease);
+        Ok(recorded)
     }
 }
 
