@@ -152,7 +152,9 @@ impl Store {
                 ],
             )?;
             leases::hold(tx, lease.id, self.driver(), &layer.id)
-        })
+        })?;
+        self.0.half_done.end(lease.id);
+        Ok(())
     }
 
     /// The diffIDs of blobs, as far as layers were made of them here.
