@@ -19,10 +19,11 @@ const UNPACK: &[&[&str]] = &[
     &["pipeline", "fuzzing"],
 ];
 const ENGINE: &[&[&str]] = &[
-    &["error", "config", "events"],
+    &["error"],
+    &["config", "events"],
     &["image", "sys"],
     &["source", "dest"],
-    &["unpack"],
+    &["unpack", "archive"],
     &["cli"],
     &["main"],
 ];

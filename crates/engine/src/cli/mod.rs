@@ -4,11 +4,14 @@
 
 mod args;
 mod gunzip;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
 mod human;
 mod progress;
 mod report;
 mod signals;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
 mod table;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
 mod template;
 mod values;
 
