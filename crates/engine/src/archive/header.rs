@@ -5,7 +5,7 @@ use std::io::{self, Write};
 /// A tar block.
 const BLOCK: usize = 512;
 /// Largest size that the octal field holds.
-const MAX_OCTAL: u64 = 0o7_7777_7777_7777 >> 3;
+const MAX_OCTAL: u64 = 0o777_7777_7777;
 
 /// What a header is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -117,7 +117,7 @@ pub fn write(
 /// empty.
 ///
 /// # Errors
-/// As [`write`]'s, and [`Kind::Conflict`] if there is something in `dir`.
+/// As [`write()`]'s, and [`Kind::Conflict`] if there is something in `dir`.
 pub fn write_dir(images: &[ImageToSave], dir: &Path, cancel: &Cancel) -> Result<()> {
     let plan = Plan::new(images, Format::Oci)?;
     let shown = dir.display();

@@ -6,6 +6,8 @@ mod args;
 mod gunzip;
 #[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
 mod human;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
+mod images;
 mod progress;
 mod report;
 mod signals;
