@@ -4,16 +4,16 @@
 
 mod args;
 mod gunzip;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
+#[allow(dead_code, reason = "for the commands on images")]
 mod human;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
+#[allow(dead_code, reason = "for the commands on images")]
 mod images;
 mod progress;
 mod report;
 mod signals;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
+#[allow(dead_code, reason = "for the commands on images")]
 mod table;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the commands on images"))]
+#[allow(dead_code, reason = "for the commands on images")]
 mod template;
 mod values;
 
