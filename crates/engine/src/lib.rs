@@ -7,6 +7,7 @@
 //! `source` `dest` `store` `registry` · `unpack` `pull` `archive` · `engine` · `cli`.
 //! `tests/layers.rs` holds this.
 
+pub mod archive;
 pub mod cli;
 pub mod config;
 pub mod dest;

@@ -8,6 +8,7 @@ mod globals;
 mod gunzip;
 mod human;
 mod images;
+mod lists;
 mod mounts;
 mod out;
 mod progress;
