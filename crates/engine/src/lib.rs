@@ -1,15 +1,21 @@
 //! The unlade container engine: where images come from, and what is done with them.
 //!
-//! So far it unpacks: [`source`] opens an image and verifies its documents, [`dest`] makes trees
-//! appear at once, [`unpack`] brings the two together.
+//! [`engine::Engine`] has a method for each use case; [`cli`] is the command. [`unpack`] needs no
+//! store: it brings an image from a [`source`] to a [`dest`].
 //!
-//! Modules stand in rows and import from rows above them only: `image` · `source` `dest` ·
-//! `unpack` · `cli`. `tests/layers.rs` holds this.
+//! Modules stand in rows and import from rows above them only: `error` `config` · `image` ·
+//! `source` `dest` `store` `registry` · `unpack` `pull` `archive` · `engine` · `cli`.
+//! `tests/layers.rs` holds this.
 
 pub mod cli;
+pub mod config;
 pub mod dest;
+pub mod engine;
 pub mod error;
 pub mod image;
+pub mod pull;
+pub mod registry;
 pub mod source;
+pub mod store;
 mod sys;
 pub mod unpack;

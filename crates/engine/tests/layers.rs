@@ -12,7 +12,7 @@ use std::{
 const UNPACK: &[&[&str]] = &[
     &["error", "limits", "fault"],
     &["sys", "digest", "cancel", "entry"],
-    &["pool", "attrs", "tar", "decode"],
+    &["pool", "attrs", "tar", "decode", "record"],
     &["source", "root", "report"],
     &["io", "plan"],
     &["sink"],
@@ -21,8 +21,9 @@ const UNPACK: &[&[&str]] = &[
 const ENGINE: &[&[&str]] = &[
     &["error", "config", "events"],
     &["image", "sys"],
-    &["source", "dest"],
-    &["unpack"],
+    &["source", "dest", "store", "registry"],
+    &["unpack", "pull", "push", "archive"],
+    &["engine"],
     &["cli"],
     &["main"],
 ];

@@ -75,21 +75,34 @@ pub struct Features {
     pub keeps_tar: bool,
 }
 
-/// Name of a published layer: `ALGORITHM-HEX` of its diffID or chainID.
+/// Name of a published layer: `ALGORITHM-HEX` of its diffID or chainID, or `ALGORITHM-HEX.chain`
+/// of its chainID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LayerId(String);
 
+/// Ends the names that [`LayerId::chained`] gives.
+const CHAINED: &str = ".chain";
+
 impl LayerId {
-    /// The name for a diffID or chainID.
+    /// The name for a diffID, or for a chainID where the driver has no others.
     pub fn of(digest: &Digest) -> Self {
         Self(digest.to_string().replacen(':', "-", 1))
     }
 
+    /// The name for a chainID where the driver has layers by diffID too. An image's lowest layer
+    /// has the same digest for both; a tree that is right over nothing but nothing must not be
+    /// found by who looks for one that is right over anything.
+    pub fn chained(chain_id: &Digest) -> Self {
+        let mut id = Self::of(chain_id);
+        id.0.push_str(CHAINED);
+        id
+    }
+
     /// Reads a name that [`LayerId::as_str`] gave; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
-        let digest: Digest = text.replacen('-', ":", 1).parse().ok()?;
-        let id = Self::of(&digest);
-        (id.0 == text).then_some(id)
+        let plain = text.strip_suffix(CHAINED).unwrap_or(text);
+        let digest: Digest = plain.replacen('-', ":", 1).parse().ok()?;
+        (Self::of(&digest).0 == plain).then(|| Self(text.to_owned()))
     }
 
     /// The name: safe as a file name.
@@ -291,6 +304,32 @@ pub struct Change {
     pub path: Vec<u8>,
     /// How it differs.
     pub kind: ChangeKind,
+}
+
+/// A layer is published under the digests that it was found to have.
+pub(crate) fn check_report(key: &LayerKey, report: &LayerReport) -> Result<()> {
+    if key.diff_id == report.diff_id {
+        return Ok(());
+    }
+    let message = format!(
+        "a layer with the diffID {} was to be published as {}",
+        report.diff_id, key.diff_id
+    );
+    Err(Error::new(Kind::Integrity, message))
+}
+
+/// What a layer brings along, by its own count: no tree is walked for it.
+pub(crate) fn own_usage(report: &LayerReport) -> Usage {
+    let counts = &report.counts;
+    Usage {
+        bytes: counts.file_bytes,
+        inodes: counts.files
+            + counts.directories
+            + counts.symlinks
+            + counts.devices
+            + counts.fifos
+            + counts.whiteouts,
+    }
 }
 
 /// Something wrong with a published layer.

@@ -97,6 +97,9 @@ pub struct Entry {
     pub index: u64,
     /// Byte offset of the entry's own header in the tar stream.
     pub offset: u64,
+    /// Byte offset in the tar stream where a file's stored bytes begin; those of a sparse file's
+    /// segments follow each other from there without gaps.
+    pub payload: u64,
     /// Normalised path relative to the root; empty for the root itself.
     pub path: Box<[u8]>,
     /// Type.

@@ -28,6 +28,7 @@ mod limits;
 mod pipeline;
 mod plan;
 mod pool;
+pub mod record;
 mod report;
 mod root;
 mod sink;
@@ -41,8 +42,9 @@ pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Error, Kind, Place, Result, Stream};
 pub use io::IoChoice;
 pub use limits::Limits;
-pub use pipeline::{Expect, Layer, Progress, Unpacker};
+pub use pipeline::{Expect, Layer, Progress, Turn, Unpacker};
 pub use report::{Counts, LayerReport, Skipped, Stage};
+pub use root::LowerLayers;
 pub use sink::{
     Applied, DirOptions, DirSink, IdMap, IdRange, Node, NodeKind, NullSink, Owners, Sink, TreeSink,
     Want, Whiteouts,

@@ -4,9 +4,12 @@
 
 mod args;
 mod gunzip;
+mod human;
 mod progress;
 mod report;
 mod signals;
+mod table;
+mod template;
 mod values;
 
 use std::{

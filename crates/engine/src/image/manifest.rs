@@ -39,6 +39,7 @@ const RULES: Rules = Rules {
         "size",
         "platform",
         "annotations",
+        "urls",
         "architecture",
         "os",
         "variant",
@@ -59,6 +60,8 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
     /// Free-form notes.
     pub annotations: BTreeMap<String, String>,
+    /// Where else the blob may be, for layers that registries do not hold.
+    pub urls: Vec<String>,
 }
 
 impl Descriptor {
@@ -122,6 +125,7 @@ struct RawDescriptor {
     size: u64,
     platform: Option<Object<RawPlatform>>,
     annotations: Option<BTreeMap<String, String>>,
+    urls: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +151,7 @@ impl RawDescriptor {
                 .platform
                 .map(|Object(p)| Platform::new(&p.os, &p.architecture, p.variant.as_deref())),
             annotations: self.annotations.unwrap_or_default(),
+            urls: self.urls.unwrap_or_default(),
         })
     }
 }

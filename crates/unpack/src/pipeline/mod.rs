@@ -335,6 +335,17 @@ pub struct Layer {
     writers: Arc<Stats>,
 }
 
+/// A layer's turn to use all of the memory budget.
+#[derive(Debug, Clone)]
+pub struct Turn(Arc<Flow>);
+
+impl Turn {
+    /// Takes it, for good.
+    pub fn take(&self) {
+        self.0.applying.store(true, Ordering::Relaxed);
+    }
+}
+
 impl std::fmt::Debug for dyn Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Progress")
@@ -348,8 +359,19 @@ impl Layer {
     ///
     /// # Errors
     /// Whatever is wrong with the layer, the host or the sink; the cause comes first.
-    pub fn apply(mut self, sink: &mut dyn Sink) -> Result<LayerReport> {
-        self.flow.applying.store(true, Ordering::Relaxed);
+    pub fn apply(self, sink: &mut dyn Sink) -> Result<LayerReport> {
+        self.turn().take();
+        self.apply_beside(sink)
+    }
+
+    /// As [`Layer::apply`], while other layers are applied on other threads. Of the layers that
+    /// are applied at once all together fill at most half of the memory budget, but for those
+    /// that have taken their [`Turn`]. Give it to one that waits for none of the others, such as
+    /// the lowest: then it always goes on.
+    ///
+    /// # Errors
+    /// As for [`Layer::apply`].
+    pub fn apply_beside(mut self, sink: &mut dyn Sink) -> Result<LayerReport> {
         let done = self.parse(sink);
         let done = done.and_then(|busy| self.verify(sink, busy));
         match done {
@@ -369,6 +391,11 @@ impl Layer {
         }
     }
 
+    /// The layer's turn, to be taken at any time from any thread.
+    pub fn turn(&self) -> Turn {
+        Turn(self.flow.clone())
+    }
+
     fn parse(&mut self, sink: &mut dyn Sink) -> Result<(Busy, Stage)> {
         let mut busy = Busy::default();
         let started = (Instant::now(), thread_cpu());
@@ -382,6 +409,7 @@ impl Layer {
             let block = self.receive()?;
             idle += at.elapsed();
             let Some(block) = block else { break };
+            sink.tar(&block)?;
             let mut used = 0;
             loop {
                 let (n, step) = reader.step(&block[used..])?;

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::fs::Stat;
@@ -27,10 +27,23 @@ pub(crate) struct Dir {
     pub created: bool,
     /// Its mode was opened up for us; [`Dir::before`] has the real one.
     pub unlocked: bool,
-    /// Indices of the lower layers whose directories show through, topmost first.
-    pub(super) lowers: Box<[u16]>,
+    /// Indices of the lower layers whose directories show through, topmost first. Unset until
+    /// somebody asks ([`Root::shown`]); then no directory on the way to it is opaque.
+    pub(super) lowers: OnceLock<Box<[u16]>>,
     /// Counts what is open: see [`Root::too_many_open`].
     pub(super) _open: Arc<()>,
+}
+
+impl Dir {
+    /// Whether it is known that nothing shows through.
+    pub(super) fn hides(&self) -> bool {
+        self.lowers.get().is_some_and(|lowers| lowers.is_empty())
+    }
+}
+
+/// What [`Dir::lowers`] is of a directory through which nothing shows.
+pub(super) fn nothing() -> OnceLock<Box<[u16]>> {
+    OnceLock::from(Box::default())
 }
 
 impl AsFd for Dir {

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::{
@@ -16,6 +16,59 @@ use crate::{
     error::{Error, Result, show},
 };
 
+/// The layers below an overlay layer that is being made, given when it depends on them.
+pub trait LowerLayers: Send + Sync + std::fmt::Debug {
+    /// Their root directories, topmost first. May wait until they are there.
+    ///
+    /// # Errors
+    /// Ends the layer: one of them failed, or waiting was cancelled.
+    fn wait(&self) -> Result<Vec<Arc<OwnedFd>>>;
+}
+
+/// The lower layers' root directories, topmost first: at hand, or to be waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    dirs: OnceLock<Vec<Arc<OwnedFd>>>,
+    later: Option<Arc<dyn LowerLayers>>,
+}
+
+impl Layers {
+    pub(crate) fn now(dirs: Vec<Arc<OwnedFd>>) -> Self {
+        Self {
+            dirs: OnceLock::from(dirs),
+            later: None,
+        }
+    }
+
+    pub(crate) fn later(later: Arc<dyn LowerLayers>) -> Self {
+        Self {
+            dirs: OnceLock::new(),
+            later: Some(later),
+        }
+    }
+
+    /// Whether they can be had without waiting.
+    pub(super) fn at_hand(&self) -> bool {
+        self.later.is_none() || self.dirs.get().is_some()
+    }
+
+    /// Whether they had to be waited for: the layer's tree is right over these alone.
+    pub(super) fn were_needed(&self) -> bool {
+        self.later.is_some() && self.dirs.get().is_some()
+    }
+
+    pub(super) fn get(&self) -> Result<&[Arc<OwnedFd>]> {
+        if let Some(dirs) = self.dirs.get() {
+            return Ok(dirs);
+        }
+        let dirs = match &self.later {
+            Some(later) => later.wait()?,
+            None => Vec::new(),
+        };
+        Ok(self.dirs.get_or_init(|| dirs))
+    }
+}
+
 /// What `name` is in the merged view of the lower layers alone.
 #[derive(Debug)]
 pub(crate) enum Lower {
@@ -27,12 +80,51 @@ pub(crate) enum Lower {
 }
 
 impl Root {
+    /// Whether the layers below were needed though they were to come later.
+    pub(crate) fn lowers_were_needed(&self) -> bool {
+        self.lowers.were_needed()
+    }
+
+    /// Whether nothing is known of the layers below yet.
+    pub(crate) fn lowers_are_open(&self) -> bool {
+        !self.lowers.at_hand()
+    }
+
+    /// Indices of the lower layers whose directories show through `dir`, topmost first.
+    pub(super) fn shown<'a>(&self, dir: &'a Dir) -> Result<&'a [u16]> {
+        if let Some(known) = dir.lowers.get() {
+            return Ok(known);
+        }
+        let count = u16::try_from(self.lowers.get()?.len()).unwrap_or(u16::MAX);
+        let mut layers: Box<[u16]> = (0..count).collect();
+        let mut end = 0;
+        // Nothing on the way is opaque in this layer, so the lower layers alone decide.
+        while end < dir.path.len() && !layers.is_empty() {
+            let rest = &dir.path[end..];
+            let name = rest.iter().skip(1).position(|&b| b == b'/');
+            end = name.map_or(dir.path.len(), |n| end + n + 1);
+            layers = match self.merged(&layers, &dir.path[..end])? {
+                Lower::Dir(layers) => layers,
+                _ => Box::default(),
+            };
+        }
+        Ok(dir.lowers.get_or_init(|| layers))
+    }
+
     /// Looks `name` up in the lower layers that show through `dir`, by overlayfs's rules.
     pub(crate) fn lower_child(&self, dir: &Dir, name: &[u8]) -> Result<Lower> {
-        let real = join(&dir.path, name);
+        let layers = self.shown(dir)?;
+        if layers.is_empty() {
+            return Ok(Lower::Absent);
+        }
+        self.merged(layers, &join(&dir.path, name))
+    }
+
+    /// What `real` is in `layers`, all of which have the directory that it is in.
+    fn merged(&self, layers: &[u16], real: &[u8]) -> Result<Lower> {
         let mut dirs = Vec::new();
-        for &layer in &dir.lowers {
-            match self.in_layer(layer, &real)? {
+        for &layer in layers {
+            match self.in_layer(layer, real)? {
                 LayerHas::Nothing => {}
                 LayerHas::Dir { opaque } => {
                     dirs.push(layer);
@@ -55,7 +147,7 @@ impl Root {
 
     fn in_layer(&self, layer: u16, real: &[u8]) -> Result<LayerHas> {
         let host = |e| Error::host(format!("look at `{}` in a lower layer", show(real)), e);
-        let root = self.lowers[usize::from(layer)].as_fd();
+        let root = self.lowers.get()?[usize::from(layer)].as_fd();
         let (above, name) = split(real);
         let dir;
         let dir = if above.is_empty() {
@@ -90,7 +182,7 @@ impl Root {
 
     pub(super) fn lower_attrs(&self, layer: u16, real: &[u8]) -> Result<(Attrs, Xattrs)> {
         let host = |e| Error::host(format!("read `{}` of a lower layer", show(real)), e);
-        let root = self.lowers[usize::from(layer)].as_fd();
+        let root = self.lowers.get()?[usize::from(layer)].as_fd();
         let fd = open_path(root, real).map_err(host)?;
         let attrs = Attrs::of(&fs::fstat(&fd).map_err(host)?);
         Ok((attrs, crate::attrs::read_xattrs(fd.as_fd())?))
@@ -98,7 +190,7 @@ impl Root {
 
     /// Attributes of the topmost lower layer's root directory.
     pub(crate) fn lower_root(&self) -> Result<Option<(Attrs, Xattrs)>> {
-        let Some(root) = self.lowers.first() else {
+        let Some(root) = self.lowers.get()?.first() else {
             return Ok(None);
         };
         let st = fs::fstat(root).map_err(|e| Error::host("look at a lower layer", e))?;
@@ -112,12 +204,12 @@ impl Root {
     /// directory that has it, and its attributes.
     pub(crate) fn lower_node(&self, dir: &Dir, name: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
         let real = join(&dir.path, name);
-        for &layer in &dir.lowers {
+        for &layer in self.shown(dir)? {
             match self.in_layer(layer, &real)? {
                 LayerHas::Nothing => {}
                 LayerHas::Other | LayerHas::Symlink(_) => {
                     let host = |e| Error::host(format!("look at `{}`", show(&real)), e);
-                    let root = self.lowers[usize::from(layer)].as_fd();
+                    let root = self.lowers.get()?[usize::from(layer)].as_fd();
                     let above = open_path(root, split(&real).0).map_err(host)?;
                     let st = fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(host)?;
                     return Ok(Some((above, st)));
@@ -129,8 +221,11 @@ impl Root {
     }
 
     /// Descriptors of the lower layers' roots, topmost first.
-    pub(crate) fn lower_fds(&self) -> &[Arc<OwnedFd>] {
-        &self.lowers
+    ///
+    /// # Errors
+    /// If they had to be waited for and do not come.
+    pub(crate) fn lower_fds(&self) -> Result<&[Arc<OwnedFd>]> {
+        self.lowers.get()
     }
 }
 

@@ -14,13 +14,14 @@ mod locked;
 mod lower;
 
 pub(crate) use dir::{Attrs, Dir};
-pub(crate) use lower::Lower;
+pub use lower::LowerLayers;
+pub(crate) use lower::{Layers, Lower};
 
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -30,6 +31,7 @@ use rustix::{
     io::Errno,
 };
 
+use dir::nothing;
 use lower::is_opaque;
 
 use crate::{
@@ -94,7 +96,7 @@ pub(crate) struct Root {
     next_id: u64,
     /// The last directory resolved.
     last: Option<Arc<Dir>>,
-    lowers: Vec<Arc<OwnedFd>>,
+    lowers: Layers,
     overlay_xattr: Option<&'static str>,
     openat2: AtomicBool,
     /// Whether modes lock the caller out of its own directories.
@@ -120,7 +122,7 @@ impl Root {
             setgid: st.st_mode & 0o2000 != 0,
             created: false,
             unlocked: false,
-            lowers: Box::default(),
+            lowers: nothing(),
             _open: open.clone(),
         });
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -133,7 +135,7 @@ impl Root {
             most_open: (limit / 2).max(24),
             next_id: 1,
             last: None,
-            lowers: Vec::new(),
+            lowers: Layers::default(),
             overlay_xattr: None,
             openat2: AtomicBool::new(true),
             bound_by_modes: !rustix::process::geteuid().is_root(),
@@ -141,16 +143,13 @@ impl Root {
         })
     }
 
-    /// Sees the tree merged with `lowers`, topmost first; `opaque` is the attribute that marks
-    /// opaque directories in them.
-    pub(crate) fn with_lowers(mut self, lowers: Vec<Arc<OwnedFd>>, opaque: &'static str) -> Self {
-        let all: Vec<u16> = (0..lowers.len())
-            .filter_map(|i| u16::try_from(i).ok())
-            .collect();
+    /// Sees the tree merged with `lowers`; `opaque` is the attribute that marks opaque
+    /// directories in them.
+    pub(crate) fn with_lowers(mut self, lowers: Layers, opaque: &'static str) -> Self {
         self.overlay_xattr = Some(opaque);
         self.lowers = lowers;
         if let Some(top) = Arc::get_mut(&mut self.top) {
-            top.lowers = all.into();
+            top.lowers = OnceLock::new();
         }
         self
     }
@@ -196,10 +195,10 @@ impl Root {
 
     /// Lower layers no longer show through the root directory.
     pub(crate) fn hide_lowers(&mut self) -> Result<()> {
-        self.renew_top(Box::default())
+        self.renew_top(nothing())
     }
 
-    fn renew_top(&mut self, lowers: Box<[u16]>) -> Result<()> {
+    fn renew_top(&mut self, lowers: OnceLock<Box<[u16]>>) -> Result<()> {
         self.forget_all();
         let host = |e| Error::host("look at the root directory", e);
         let fd = self
@@ -226,9 +225,12 @@ impl Root {
         Ok(())
     }
 
-    /// Whether any lower layer shows through `dir`.
-    pub(crate) fn is_merged(dir: &Dir) -> bool {
-        !dir.lowers.is_empty()
+    /// Whether any lower layer may show through `dir`. Does not wait to know.
+    pub(crate) fn may_be_merged(&self, dir: &Dir) -> Result<bool> {
+        if dir.hides() || !self.lowers.at_hand() {
+            return Ok(!dir.hides());
+        }
+        Ok(!self.shown(dir)?.is_empty())
     }
 
     /// The directory at `path`, symlinks followed inside the root. `None` if it is not there and
@@ -337,13 +339,13 @@ impl Root {
     /// What `name` in `dir` is. A directory that only lower layers have is copied up.
     fn child(&mut self, dir: &Arc<Dir>, name: &[u8], walk: &mut dyn Walk) -> Result<Child> {
         let child = self.open_child(dir, name)?;
-        if !matches!(child, Child::Absent) || dir.lowers.is_empty() {
+        if !matches!(child, Child::Absent) || self.shown(dir)?.is_empty() {
             return Ok(child);
         }
         match self.lower_child(dir, name)? {
             Lower::Dir(layers) => {
                 let below = self.lower_attrs(layers[0], &join(&dir.path, name))?;
-                let copy = self.make(dir, name, layers)?;
+                let copy = self.make(dir, name, OnceLock::from(layers))?;
                 walk.implied(dir, &copy, Some(below))?;
                 Ok(Child::Dir(copy))
             }
@@ -372,13 +374,8 @@ impl Root {
             Err(e) => return Err(Error::host(format!("open `{}`", show(&real)), e)),
         };
         let lowers = match self.overlay_xattr {
-            Some(opaque) if !dir.lowers.is_empty() && !is_opaque(fd.as_fd(), opaque) => {
-                match self.lower_child(dir, name)? {
-                    Lower::Dir(layers) => layers,
-                    _ => Box::default(),
-                }
-            }
-            _ => Box::default(),
+            Some(opaque) if !dir.hides() && !is_opaque(fd.as_fd(), opaque) => OnceLock::new(),
+            _ => nothing(),
         };
         self.keep(fd, real, lowers, None, locked).map(Child::Dir)
     }
@@ -421,9 +418,10 @@ impl Root {
     /// Creates a directory that the layer has an entry for; `None` if something is there. In an
     /// overlay layer the lower directories of the same name show through it.
     pub(crate) fn create(&mut self, dir: &Arc<Dir>, name: &[u8]) -> Result<Option<Arc<Dir>>> {
-        let lowers = match self.lower_child(dir, name)? {
-            Lower::Dir(layers) => layers,
-            _ => Box::default(),
+        let lowers = if dir.hides() {
+            nothing()
+        } else {
+            OnceLock::new()
         };
         match self.make(dir, name, lowers) {
             Err(e) if e.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => Ok(None),
@@ -433,18 +431,28 @@ impl Root {
 
     /// Creates a directory that hides what lower layers have of the same name.
     pub(crate) fn create_hiding(&mut self, dir: &Arc<Dir>, name: &[u8]) -> Result<Arc<Dir>> {
+        // Where the layers below are not known yet, the mark is right whatever they have.
         let hides = match self.overlay_xattr {
-            Some(opaque) if matches!(self.lower_child(dir, name)?, Lower::Dir(_)) => Some(opaque),
+            Some(opaque) if !dir.hides() => {
+                let there =
+                    !self.lowers.at_hand() || matches!(self.lower_child(dir, name)?, Lower::Dir(_));
+                there.then_some(opaque)
+            }
             _ => None,
         };
-        let new = self.make(dir, name, Box::default())?;
+        let new = self.make(dir, name, nothing())?;
         if let Some(opaque) = hides {
             crate::attrs::mark_opaque(new.as_fd(), opaque)?;
         }
         Ok(new)
     }
 
-    fn make(&mut self, dir: &Arc<Dir>, name: &[u8], lowers: Box<[u16]>) -> Result<Arc<Dir>> {
+    fn make(
+        &mut self,
+        dir: &Arc<Dir>,
+        name: &[u8],
+        lowers: OnceLock<Box<[u16]>>,
+    ) -> Result<Arc<Dir>> {
         let real = join(&dir.path, name);
         let host = |e| Error::host(format!("create the directory `{}`", show(&real)), e);
         fault::point("mkdir").map_err(|e| Error::host("create a directory", e))?;
@@ -462,7 +470,7 @@ impl Root {
         &mut self,
         fd: OwnedFd,
         real: Box<[u8]>,
-        lowers: Box<[u16]>,
+        lowers: OnceLock<Box<[u16]>>,
         created_in: Option<&Dir>,
         locked: Option<u32>,
     ) -> Result<Arc<Dir>> {

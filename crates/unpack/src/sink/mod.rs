@@ -40,7 +40,7 @@ pub struct Applied {
 /// Receives a layer, entry by entry, in archive order, on the thread that called
 /// [`Layer::apply`](crate::Layer::apply).
 ///
-/// The calls of a layer are: `begin`, then for every entry `entry` and, for a file whose payload
+/// The calls of a layer are: `begin`, then `tar` for each piece of the stream, for every entry in it `entry` and, for a file whose payload
 /// is wanted, any number of `payload` and one `end_entry`; last `finish`. An error from any of
 /// them, or in the stream itself, ends the layer with `abort` instead.
 ///
@@ -52,6 +52,16 @@ pub trait Sink {
     /// # Errors
     /// Ends the layer.
     fn begin(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes of the tar stream itself, all of them in order, each before the entries that begin
+    /// in it are given. For sinks that keep the stream.
+    ///
+    /// # Errors
+    /// Ends the layer.
+    fn tar(&mut self, bytes: &Bytes) -> Result<()> {
+        let _ = bytes;
         Ok(())
     }
 

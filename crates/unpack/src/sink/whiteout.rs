@@ -15,6 +15,9 @@ use crate::{
     root::{Child, Dir, Lower, Missing, Root, Walk, join},
 };
 
+/// Whiteouts remembered to be looked at later; with more, the lower layers are waited for.
+const MOST_BLIND: usize = 1 << 16;
+
 impl DirSink {
     /// `.wh.name` in `dir`.
     pub(super) fn whiteout(&mut self, dir: &[u8], name: &[u8]) -> Result<()> {
@@ -39,6 +42,10 @@ impl DirSink {
             // What is here without an entry was copied up for a whiteout or a link.
             if !matches!(own, Child::Absent) {
                 work.clear(root, &dir, name)?;
+            }
+            if root.lowers_are_open() && work.blind_whiteouts.len() < MOST_BLIND {
+                work.blind_whiteouts.push((dir.path.clone(), name.into()));
+                return make_whiteout(&dir, name);
             }
             return match root.lower_child(&dir, name)? {
                 Lower::Absent => Ok(()),
@@ -83,7 +90,7 @@ impl DirSink {
 
 /// Overlay: hides what lower layers have in `dir`, and of `dir` itself if `and_itself`.
 fn hide_below(root: &mut Root, work: &mut Builder, dir: &Arc<Dir>, and_itself: bool) -> Result<()> {
-    if Root::is_merged(dir) {
+    if root.may_be_merged(dir)? {
         attrs::mark_opaque(dir.as_fd(), work.opaque_xattr())?;
     }
     root.forget(&dir.path);
@@ -134,10 +141,30 @@ fn purge_below(
     Ok(())
 }
 
+/// Overlay, at the end of a layer: removes whiteouts that were made before the lower layers were
+/// known and hide nothing. overlayfs shows a whiteout in a directory that only one layer has.
+pub(super) fn settle_blind(root: &mut Root, work: &mut Builder) -> Result<()> {
+    for (dir, name) in std::mem::take(&mut work.blind_whiteouts) {
+        let at = if dir.is_empty() {
+            Some(root.top().clone())
+        } else {
+            root.open_real(&dir)?
+        };
+        let Some(at) = at else { continue };
+        let there = matches!(root.open_child(&at, &name)?, Child::Other)
+            && work.seen.get(&join(&dir, &name)).is_none();
+        if there && matches!(root.lower_child(&at, &name)?, Lower::Absent) {
+            work.touch(&at);
+            work.clear(root, &at, &name)?;
+        }
+    }
+    Ok(())
+}
+
 /// Overlay, at the end of a layer whose root is opaque: hides every name of the lower roots.
 pub(super) fn hide_root(root: &mut Root, work: &mut Builder) -> Result<()> {
     let top = root.top().clone();
-    for lower in root.lower_fds().to_vec() {
+    for lower in root.lower_fds()?.to_vec() {
         let host = |e| Error::host("read a lower layer", e);
         for entry in fs::Dir::read_from(&*lower).map_err(host)? {
             let entry = entry.map_err(host)?;

@@ -533,6 +533,7 @@ impl Reader {
         let entry = Box::new(Entry {
             index: self.entries,
             offset: self.start,
+            payload: 0,
             path,
             kind,
             meta,
@@ -611,6 +612,8 @@ impl Reader {
         else {
             unreachable!("called in state Ready");
         };
+        // All headers and maps are consumed.
+        entry.payload = self.position;
         if let EntryKind::File { size, sparse } = &mut entry.kind {
             let most = self.limits.layer_bytes;
             self.file_bytes = self.file_bytes.saturating_add(*size);

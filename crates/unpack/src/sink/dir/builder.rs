@@ -21,9 +21,13 @@ use crate::{
     fault,
     io::{Batch, FileJob, Notes as WriterNotes, Work, Writers, unlink},
     plan::{Fixup, Fixups, Seen, Unsettled},
+    record::Recorder,
     report::{Counts, Notes, Skipped},
     root::{Attrs, Dir, Root, Walk, join},
 };
+
+/// A directory and a name in it.
+type Name = (Box<[u8]>, Box<[u8]>);
 
 /// All of a [`DirSink`] but the tree itself.
 #[derive(Debug)]
@@ -46,6 +50,10 @@ pub(in crate::sink) struct Builder {
     /// The tree had something in it, or lies over something, before this layer.
     pub(in crate::sink) over: bool,
     pub(in crate::sink) root_opaque: bool,
+    pub(super) lists_root: bool,
+    /// Whiteouts made while the lower layers were not known: (directory, name).
+    pub(in crate::sink) blind_whiteouts: Vec<Name>,
+    pub(super) record: Option<Recorder>,
     pub(super) last_touched: u64,
     pub(super) counts: Counts,
     pub(super) notes: Arc<SharedNotes>,
@@ -208,6 +216,9 @@ impl Walk for Builder {
 
     fn clear(&mut self, root: &mut Root, dir: &Arc<Dir>, name: &[u8]) -> Result<()> {
         let host = |e| Error::host(format!("replace `{}`", show(&join(&dir.path, name))), e);
+        if let Some(record) = &mut self.record {
+            record.gone(&join(&dir.path, name))?;
+        }
         if !unlink(dir, name).map_err(host)? {
             self.barrier(root)?;
             self.remove_dir(root, dir, name)?;

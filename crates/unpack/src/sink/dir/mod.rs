@@ -23,8 +23,9 @@ use crate::{
     error::{Error, Kind, Result, show},
     io::{FileJob, Stream, Writers},
     plan::{Fixups, Seen, Unsettled},
+    record::Recorder,
     report::Counts,
-    root::{Child, Dir, Missing, Root, Walk, join},
+    root::{Child, Dir, Layers, Missing, Root, Walk, join},
 };
 
 /// Files with at least this many stored bytes are written while they arrive.
@@ -68,11 +69,18 @@ impl DirSink {
     ) -> Result<Self> {
         let mut root = Root::new(fd)?;
         if let Some(opaque) = opaque_xattr(options.whiteouts) {
-            root = root.with_lowers(options.lowers.clone(), opaque);
+            let layers = match &options.later {
+                Some(later) => Layers::later(later.clone()),
+                None => Layers::now(options.lowers.clone()),
+            };
+            root = root.with_lowers(layers, opaque);
         }
         let uid = rustix::process::geteuid();
         let work = Builder {
-            over: !options.lowers.is_empty() || !is_empty(root.top())?,
+            over: options.over_layers
+                || options.later.is_some()
+                || !options.lowers.is_empty()
+                || !is_empty(root.top())?,
             options,
             me: (uid.as_raw(), rustix::process::getegid().as_raw()),
             privileged: uid.is_root(),
@@ -87,6 +95,9 @@ impl DirSink {
             seen: Seen::default(),
             fixups: Fixups::default(),
             root_opaque: false,
+            lists_root: false,
+            blind_whiteouts: Vec::new(),
+            record: None,
             last_touched: u64::MAX,
             counts: Counts::default(),
             notes: Arc::default(),
@@ -97,6 +108,28 @@ impl DirSink {
             current: Current::None,
             layers: 0,
         })
+    }
+
+    /// After a layer with [`DirOptions::later`]: whether its tree was made to fit the layers below
+    /// it, and is right over those alone. It is where the layer has an entry in a directory that
+    /// it does not list, a whiteout, a hard link to a lower file, or an opaque root.
+    pub fn depends_on_lowers(&self) -> bool {
+        self.root.lowers_were_needed()
+    }
+
+    /// After a layer with [`DirOptions::later`]: whether it has an entry for the root directory.
+    /// If not, the merged root has the attributes of the next layer below that lists it.
+    pub fn lists_root(&self) -> bool {
+        self.work.lists_root
+    }
+
+    /// Writes a [record](crate::record) of the next layer to `to`.
+    ///
+    /// # Errors
+    /// If writing fails.
+    pub fn record_to(&mut self, to: Box<dyn std::io::Write + Send>) -> Result<()> {
+        self.work.record = Some(Recorder::new(to)?);
+        Ok(())
     }
 
     fn apply(&mut self, entry: Entry) -> Result<Want> {
@@ -123,6 +156,10 @@ impl DirSink {
         }
         if entry.path.is_empty() {
             let top = self.root.top().clone();
+            self.work.lists_root = true;
+            if let Some(record) = &mut self.work.record {
+                record.entry(b"", &entry.kind, &entry.meta)?;
+            }
             self.work.listed_dir(&top, &entry.meta)?;
             return Ok(Want::Skip);
         }
@@ -139,6 +176,11 @@ impl DirSink {
             if work.seen.note(&real, true) {
                 work.counts.duplicates += 1;
             }
+        }
+        if let Some(record) = &mut work.record
+            && matches!(entry.kind, EntryKind::File { .. })
+        {
+            record.entry(&real, &entry.kind, &entry.meta)?;
         }
         match &entry.kind {
             EntryKind::Dir => self.directory(&dir, name, &entry.meta)?,
@@ -160,6 +202,9 @@ impl DirSink {
                 let device = fs::makedev(*major, *minor);
                 self.special(&dir, name, &entry, FileType::BlockDevice, device)?;
             }
+        }
+        if let Some(record) = &mut self.work.record {
+            record.entry(&real, &entry.kind, &entry.meta)?;
         }
         Ok(Want::Skip)
     }
@@ -244,6 +289,7 @@ impl DirSink {
         if work.overlay() && !copy_up::copy_up(root, work, &from, last)? {
             return Err(missing());
         }
+        let (real, target) = (join(&dir.path, name), join(&from.path, last));
         work.replacing(root, dir, name, |dir| {
             fs::linkat(&from, last, dir, name, AtFlags::empty())
         })
@@ -251,7 +297,11 @@ impl DirSink {
             Some(Errno::NOENT) => missing(),
             Some(Errno::PERM) => Error::bad("hard link to a directory"),
             _ => e,
-        })
+        })?;
+        match &mut work.record {
+            Some(record) => record.link(&real, &target),
+            None => Ok(()),
+        }
     }
 
     fn special(
@@ -317,7 +367,11 @@ impl Sink for DirSink {
         work.seen.clear();
         self.layers += 1;
         let top = root.top().clone();
-        if work.overlay() {
+        work.lists_root = false;
+        work.blind_whiteouts.clear();
+        if work.overlay() && root.lowers_are_open() {
+            work.implied_attrs(&top, None)?;
+        } else if work.overlay() {
             let below = root.lower_root()?;
             work.implied_attrs(&top, below)?;
         } else if !work.over {
@@ -343,6 +397,9 @@ impl Sink for DirSink {
     }
 
     fn payload(&mut self, at: u64, bytes: Bytes) -> Result<()> {
+        if let Some(record) = &mut self.work.record {
+            record.payload(at, &bytes);
+        }
         match &mut self.current {
             Current::Small(job) => job.body.push((at, bytes)),
             Current::Large(stream) => stream.push(at, bytes, &self.work.writers)?,
@@ -352,12 +409,16 @@ impl Sink for DirSink {
     }
 
     fn end_entry(&mut self) -> Result<()> {
+        if let Some(record) = &mut self.work.record {
+            record.end_file()?;
+        }
         self.end_file()
     }
 
     fn finish(&mut self) -> Result<Applied> {
         let Self { root, work, .. } = self;
         work.barrier(root)?;
+        super::whiteout::settle_blind(root, work)?;
         if work.root_opaque {
             super::whiteout::hide_root(root, work)?;
         }
@@ -366,6 +427,9 @@ impl Sink for DirSink {
             work.counts.duplicates += work.batch.replaced();
         }
         work.batch = Arc::default();
+        if let Some(record) = work.record.take() {
+            record.finish()?;
+        }
         let notes = mem::take(&mut work.notes);
         let skipped = notes.take();
         Ok(Applied {
@@ -376,6 +440,7 @@ impl Sink for DirSink {
 
     fn abort(&mut self) {
         let work = &mut self.work;
+        work.record = None;
         work.batch.fail(Error::cancelled());
         work.jobs.clear();
         if let Current::Large(stream) = mem::replace(&mut self.current, Current::None) {

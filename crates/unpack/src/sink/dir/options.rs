@@ -2,7 +2,7 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use crate::attrs;
+use crate::{attrs, root::LowerLayers};
 
 /// Whose the files are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,6 +75,16 @@ pub struct DirOptions {
     pub whiteouts: Whiteouts,
     /// With `Overlay`: the root directories of the layers below, topmost first.
     pub lowers: Vec<Arc<OwnedFd>>,
+    /// With `Overlay`, instead of `lowers`: the layers below are still being made, and are waited
+    /// for only where this layer's tree depends on them. See [`DirSink::depends_on_lowers`] and
+    /// [`DirSink::lists_root`].
+    ///
+    /// [`DirSink::depends_on_lowers`]: super::DirSink::depends_on_lowers
+    /// [`DirSink::lists_root`]: super::DirSink::lists_root
+    pub later: Option<Arc<dyn LowerLayers>>,
+    /// With `Apply`: the tree already is that of the layers below, even if nothing is in it. One
+    /// that is not empty is taken so anyway.
+    pub over_layers: bool,
 }
 
 pub(super) fn opaque_xattr(whiteouts: Whiteouts) -> Option<&'static str> {

@@ -1,0 +1,53 @@
+//! Options that all commands on the store have.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use unlade_unpack::Cancel;
+
+use crate::{config::Config, engine::Engine, error::Result};
+
+/// Which store, and how it is used.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct Globals {
+    /// Where images, layers and blobs are kept [default: /var/lib/unlade].
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+
+    /// Where what need not survive a reboot is kept [default: /run/unlade].
+    #[arg(long, global = true, value_name = "DIR")]
+    run_root: Option<PathBuf>,
+
+    /// overlay, erofs, btrfs, reflink or copy [default: the best that works under the root].
+    #[arg(long, global = true, value_name = "DRIVER")]
+    graph_driver: Option<String>,
+}
+
+impl Globals {
+    /// The configuration, with what the command line says over it.
+    pub(super) fn config(&self) -> Result<Config> {
+        let mut config = Config::load()?;
+        if let Some(root) = &self.root {
+            config.root = absolute(root)?;
+        }
+        if let Some(root) = &self.run_root {
+            config.run_root = absolute(root)?;
+        }
+        if let Some(driver) = &self.graph_driver {
+            config.graph_driver = Some(driver.clone());
+        }
+        Ok(config)
+    }
+
+    /// Opens the engine.
+    pub(super) fn engine(&self, cancel: &Cancel) -> Result<Engine> {
+        Engine::open(self.config()?, cancel)
+    }
+}
+
+fn absolute(path: &PathBuf) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| {
+        crate::error::Error::host(format!("find the directory `{}`", path.display()), e)
+    })
+}

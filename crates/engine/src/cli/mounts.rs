@@ -1,0 +1,54 @@
+//! `unlade image mount` and `image unmount`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use unlade_unpack::Cancel;
+
+use super::{globals::Globals, out};
+use crate::{engine::MountRequest, error::Result};
+
+#[derive(Debug, Args)]
+pub(super) struct MountArgs {
+    /// Name or id of the image.
+    #[arg(value_name = "IMAGE")]
+    image: String,
+
+    /// A directory that exists.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+
+    /// Allow changes; they are lost when it is unmounted.
+    #[arg(long)]
+    rw: bool,
+}
+
+pub(super) fn mount(globals: &Globals, args: &MountArgs, cancel: &Cancel) -> Result<()> {
+    globals.engine(cancel)?.mount(&MountRequest {
+        image: args.image.clone(),
+        at: args.dir.clone(),
+        read_write: args.rw,
+    })?;
+    out::line(&args.dir.display().to_string())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UnmountArgs {
+    /// Directories at which images are mounted.
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+}
+
+pub(super) fn unmount(globals: &Globals, args: &UnmountArgs, cancel: &Cancel) -> Result<()> {
+    let engine = globals.engine(cancel)?;
+    let mut failed = None;
+    for dir in &args.dirs {
+        match engine.unmount(dir) {
+            Ok(()) => out::line(&dir.display().to_string())?,
+            Err(e) => {
+                failed.get_or_insert(e);
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}

@@ -1,0 +1,166 @@
+//! The facade: one method a use case, and the only place where the parts are put together.
+//!
+//! No daemon is needed: every process opens the store for itself. Opening recovers what a crash
+//! or a power cut has left, so that nothing damaged is ever listed.
+
+mod files;
+mod images;
+mod mounts;
+mod registries;
+mod system;
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::{self, Runtime};
+use unlade_graph::{
+    driver::{Driver, DriverKind},
+    probe::{self, Reason},
+};
+use unlade_unpack::{Cancel, Limits, Unpacker};
+
+pub use self::{
+    images::Described,
+    mounts::MountRequest,
+    system::{Checked, Info, Pruned},
+};
+use crate::{
+    config::{self, Config},
+    error::{Error, Kind, Result},
+    pull::Parts,
+    registry::{Client, RegistryConfig},
+    store::{Durability, Recovered, Store, StoreOptions},
+};
+
+/// How long a registry may be silent before a layer is given up: the client, which looks closer
+/// and tries again, decides sooner.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(900);
+
+/// A container engine on one store.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    store: Store,
+    driver: Arc<dyn Driver>,
+    reasons: Vec<Reason>,
+    recovered: Recovered,
+    unpacker: Unpacker,
+    runtime: OnceLock<Runtime>,
+    client: OnceLock<Client>,
+}
+
+impl Engine {
+    /// Opens the store that `config` names, with the driver it names or else the best that works
+    /// there.
+    ///
+    /// # Errors
+    /// If no driver works, or the store is damaged or written by a newer program.
+    pub fn open(config: Config, cancel: &Cancel) -> Result<Self> {
+        let root = &config.root;
+        let kind = match &config.graph_driver {
+            None => None,
+            Some(name) => Some(DriverKind::from_name(name).ok_or_else(|| {
+                let m = format!("`{name}` is no graph driver");
+                Error::new(Kind::BadInput, m)
+                    .with_hint("there are overlay, erofs, btrfs, reflink and copy")
+            })?),
+        };
+        let (driver, reasons) = probe::open(kind, &root.join("graph"))?;
+        let mut options = StoreOptions::new(root, driver.kind().name());
+        options.durability = match config.durability {
+            config::Durability::Fenced => Durability::Fenced,
+            config::Durability::Sync => Durability::Sync,
+        };
+        #[cfg(feature = "failpoints")]
+        {
+            options.boot_id = std::env::var("UNLADE_TEST_BOOT_ID").ok();
+        }
+        let store = Store::open(&options)?;
+        let recovered = store.recover(&*driver, cancel)?;
+        let limits = Limits {
+            idle: IDLE,
+            ..Limits::default()
+        };
+        Ok(Self {
+            config,
+            store,
+            driver,
+            reasons,
+            recovered,
+            unpacker: Unpacker::new().limits(limits).cancel(cancel.clone()),
+            runtime: OnceLock::new(),
+            client: OnceLock::new(),
+        })
+    }
+
+    /// The configuration that it works by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Its graph driver.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// What opening the store has recovered.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// The threads that wait for the network, started when first needed.
+    fn runtime(&self) -> Result<&Runtime> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let built = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("unlade-net")
+            .enable_all()
+            .build();
+        let runtime = built.map_err(|e| Error::host("start the network threads", e))?;
+        Ok(self.runtime.get_or_init(|| runtime))
+    }
+
+    fn client(&self) -> Result<&Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = Client::new(self.registry_config())?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// How registries are reached: the machine's files, and over them our own configuration.
+    fn registry_config(&self) -> RegistryConfig {
+        let own = &self.config.registry;
+        let mut config = RegistryConfig::from_environment();
+        config.mirrors.extend(own.mirrors.iter().cloned());
+        config.insecure.extend(own.insecure_registries.iter().cloned());
+        if let Some(dirs) = &own.certs_dirs {
+            config.hosts_dirs.clone_from(dirs);
+            config.cert_dirs.clone_from(dirs);
+        }
+        if let Some(file) = &own.registries_conf {
+            config.registries_conf = vec![file.clone()];
+        }
+        config
+    }
+
+    fn parts(&self) -> Result<Parts<'_>> {
+        Ok(Parts {
+            store: &self.store,
+            driver: &*self.driver,
+            client: self.client()?,
+            runtime: self.runtime()?.handle(),
+            unpacker: &self.unpacker,
+        })
+    }
+
+    fn keep_blobs(&self) -> bool {
+        self.config.keep_blobs == config::KeepBlobs::Always
+    }
+}

@@ -1,0 +1,184 @@
+//! The store as a whole: what is in it, whether it is sound, what can go.
+
+use std::path::PathBuf;
+
+use unlade_unpack::{Cancel, Digest};
+
+use super::Engine;
+use crate::{
+    error::Result,
+    image::name::Reference,
+    pull::PullRequest,
+    store::{
+        BrokenImage, CheckOptions, CheckReport, Df, GcOptions, GcReport, Prune, Removed, Repaired,
+    },
+};
+
+/// What an engine is and has.
+#[derive(Debug)]
+pub struct Info {
+    /// The graph driver.
+    pub driver: &'static str,
+    /// How it works here.
+    pub driver_notes: Vec<String>,
+    /// Which drivers were tried, and why each was taken or not.
+    pub reasons: Vec<String>,
+    /// Where the store is.
+    pub root: PathBuf,
+    /// The configuration file, if one was read.
+    pub config_file: Option<PathBuf>,
+    /// Whether a pull waits for the disk.
+    pub durability: &'static str,
+    /// Whether blobs are kept.
+    pub keep_blobs: &'static str,
+    /// Images that are listed.
+    pub images: usize,
+    /// Where images are mounted.
+    pub mounts: Vec<(PathBuf, Digest)>,
+}
+
+/// A check of the store, and what became of it.
+#[derive(Debug)]
+pub struct Checked {
+    /// What was wrong.
+    pub found: CheckReport,
+    /// What was repaired.
+    pub repaired: Option<Repaired>,
+    /// Images that were fetched again.
+    pub fetched: Vec<String>,
+    /// Images that could not be, and why.
+    pub lost: Vec<(String, String)>,
+    /// What is still wrong.
+    pub left: Option<CheckReport>,
+}
+
+impl Checked {
+    /// Whether nothing is wrong in the end.
+    pub fn is_clean(&self) -> bool {
+        self.lost.is_empty() && self.left.as_ref().unwrap_or(&self.found).is_clean()
+    }
+}
+
+/// What [`Engine::prune`] has removed.
+#[derive(Debug)]
+pub struct Pruned {
+    /// Names and images.
+    pub images: Vec<Removed>,
+    /// All else.
+    pub swept: GcReport,
+}
+
+impl Engine {
+    /// What this engine is and has.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn info(&self) -> Result<Info> {
+        Ok(Info {
+            driver: self.driver.kind().name(),
+            driver_notes: self.driver.notes(),
+            reasons: self.reasons.iter().map(ToString::to_string).collect(),
+            root: self.store.root().to_owned(),
+            config_file: self.config.file.clone(),
+            durability: match self.config.durability {
+                crate::config::Durability::Fenced => "fenced",
+                crate::config::Durability::Sync => "sync",
+            },
+            keep_blobs: if self.keep_blobs() { "always" } else { "never" },
+            images: self.store.images()?.len(),
+            mounts: self.mounts()?,
+        })
+    }
+
+    /// What the store takes of the disk, by its records.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn df(&self) -> Result<Df> {
+        self.store.df()
+    }
+
+    /// Removes what nobody needs: images without a name (or all that are not in use), layers,
+    /// blobs, and what broken-off work has left.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn prune(&self, all: bool) -> Result<Pruned> {
+        self.forget_stale_mounts()?;
+        let mut prune = Prune::default();
+        prune.all = all;
+        let images = self.store.prune_images(prune, &|_| true)?;
+        let mut options = GcOptions::default();
+        options.ingest_age = std::time::Duration::ZERO;
+        options.keep_layer_blobs = self.keep_blobs();
+        let swept = self.store.gc(&*self.driver, &options)?;
+        Ok(Pruned { images, swept })
+    }
+
+    /// Checks the whole store. With `repair`, what is damaged goes, and is fetched again from
+    /// where it came.
+    ///
+    /// # Errors
+    /// If the host refuses; what is wrong with the store is not an error.
+    pub fn check(&self, repair: Option<PullRequest>, cancel: &Cancel) -> Result<Checked> {
+        let mut options = CheckOptions::default();
+        options.cancel = cancel.clone();
+        let found = self.store.check(&*self.driver, &options)?;
+        let mut checked = Checked {
+            found,
+            repaired: None,
+            fetched: Vec::new(),
+            lost: Vec::new(),
+            left: None,
+        };
+        let broken = self.store.broken_images()?;
+        let Some(pull) = repair.filter(|_| !checked.found.is_clean() || !broken.is_empty()) else {
+            return Ok(checked);
+        };
+        checked.repaired = Some(self.store.repair(&*self.driver, &checked.found, cancel)?);
+        for image in self.store.broken_images()? {
+            let shown = name_of(&image);
+            match self.refetch(&image, &pull) {
+                Ok(()) => checked.fetched.push(shown),
+                Err(e) => checked.lost.push((shown, e.to_string())),
+            }
+        }
+        checked.left = Some(self.store.check(&*self.driver, &options)?);
+        Ok(checked)
+    }
+
+    /// Pulls a broken image again, by the digest that it came by.
+    fn refetch(&self, broken: &BrokenImage, like: &PullRequest) -> Result<()> {
+        let image = &broken.image;
+        let mut last = None;
+        for (repository, digest) in &image.repo_digests {
+            let reference = Reference::parse(repository)?.with_digest(*digest);
+            let request = PullRequest {
+                reference,
+                cancel: Cancel::new(),
+                platform: image.platform.clone(),
+                complete: true,
+                ..like.clone()
+            };
+            match self.pull(&request) {
+                Ok(pulled) if pulled.id == image.id => return Ok(()),
+                Ok(_) => {}
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            let m = "it came from no registry";
+            crate::error::Error::new(crate::error::Kind::NotFound, m)
+                .with_hint("load or build it again")
+        }))
+    }
+}
+
+fn name_of(broken: &BrokenImage) -> String {
+    let image = &broken.image;
+    image
+        .names
+        .first()
+        .cloned()
+        .unwrap_or_else(|| image.id.to_string())
+}

@@ -1,0 +1,358 @@
+//! The use case "pull": from a name in a registry to an image that can be mounted.
+//!
+//! ```text
+//! name -> index -> manifest -+-> config ------------------------> diffIDs
+//!                            +-> layers, several at once: socket -> digest -> decoder -> driver
+//! ```
+//!
+//! Config and missing layers are fetched at once. Each layer streams from the socket into its
+//! transaction, and is published as soon as it is verified: when another one fails it stays for
+//! the next try. The image appears last, in one transaction of the store.
+
+mod board;
+mod choose;
+mod layer;
+mod watch;
+
+use std::{fmt, future::Future, sync::Arc, thread, time::Duration, time::Instant};
+
+use tokio::runtime::Handle;
+use unlade_graph::driver::{Driver, LayerId};
+use unlade_unpack::{Cancel, Digest, Unpacker};
+
+pub use self::{
+    layer::LayerPulled,
+    watch::{LayerEvent, PullWatch, Quiet},
+};
+use self::{
+    board::Board,
+    choose::{Chosen, choose},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    image::{
+        Config, Descriptor, Platform,
+        config::MAX_BYTES,
+        full::FullConfig,
+        media,
+        name::Reference,
+    },
+    registry::Client,
+    store::{ImageLayer, Lease, NewImage, Store},
+};
+
+pub(crate) use self::board::chain;
+
+/// What is to be pulled, and how.
+#[derive(Clone)]
+pub struct PullRequest {
+    /// The name; without tag and digest it is `latest`.
+    pub reference: Reference,
+    /// Which image of an index; this machine's if not given.
+    pub platform: Option<Platform>,
+    /// Layers fetched and unpacked at once.
+    pub at_once: usize,
+    /// Most layers of an image.
+    pub max_layers: usize,
+    /// Keep the blobs, so that they can be pushed and saved as they are.
+    pub keep_blobs: bool,
+    /// Fetch the blobs of layers that are here without them too, to make a store whole again.
+    pub complete: bool,
+    /// Stops the pull. The pull sets it itself when something fails.
+    pub cancel: Cancel,
+    /// Watches it.
+    pub watch: Arc<dyn PullWatch>,
+}
+
+impl fmt::Debug for PullRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PullRequest")
+            .field("reference", &self.reference)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was pulled.
+#[derive(Debug)]
+pub struct Pulled {
+    /// Digest of the config: the image's id.
+    pub id: Digest,
+    /// Digest of what the name stands for: the index, or the manifest itself.
+    pub digest: Digest,
+    /// Digest of the manifest.
+    pub manifest: Digest,
+    /// Whether the name stood for this image already.
+    pub up_to_date: bool,
+    /// The layers, lowest first; empty if the image was here already.
+    pub layers: Vec<LayerPulled>,
+    /// Seconds from the name to the manifest.
+    pub resolve_seconds: f64,
+    /// Seconds for all.
+    pub seconds: f64,
+}
+
+/// What a pull works with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) driver: &'a dyn Driver,
+    pub(crate) client: &'a Client,
+    pub(crate) runtime: &'a Handle,
+    pub(crate) unpacker: &'a Unpacker,
+}
+
+/// The layers of an image on their way.
+struct Pull<'a> {
+    store: &'a Store,
+    driver: &'a dyn Driver,
+    client: &'a Client,
+    runtime: &'a Handle,
+    unpacker: Unpacker,
+    lease: &'a Lease,
+    reference: &'a Reference,
+    blobs: &'a [Descriptor],
+    board: Board,
+    cancel: &'a Cancel,
+    keep_blobs: bool,
+    complete: bool,
+    watch: Arc<dyn PullWatch>,
+}
+
+/// Pulls an image.
+///
+/// # Errors
+/// The first thing that went wrong. Layers that were complete by then stay for the next try, and
+/// so do the bytes of those that were not.
+pub(crate) fn pull(parts: Parts<'_>, request: &PullRequest) -> Result<Pulled> {
+    let started = Instant::now();
+    let reference = request.reference.clone().with_default_tag();
+    let lease = parts.store.lease(&format!("pull {}", reference.canonical()))?;
+    let want = request.platform.clone().unwrap_or_else(Platform::host);
+    let chosen = wait(parts.runtime, &request.cancel, async {
+        let top = parts.client.resolve(&reference).await?;
+        choose(parts.client, &reference, top, &want).await
+    })?;
+    let resolve_seconds = started.elapsed().as_secs_f64();
+    check(&chosen, request.max_layers)?;
+    let manifest = &chosen.manifest;
+    request.watch.chosen(&manifest.layers);
+    let known = parts
+        .store
+        .known_diff_ids(manifest.layers.iter().map(|l| &l.digest))?;
+    let pull = Pull {
+        store: parts.store,
+        driver: parts.driver,
+        client: parts.client,
+        runtime: parts.runtime,
+        unpacker: parts.unpacker.clone().cancel(request.cancel.clone()),
+        lease: &lease,
+        reference: &reference,
+        blobs: &manifest.layers,
+        board: Board::new(known, request.cancel.clone()),
+        cancel: &request.cancel,
+        keep_blobs: request.keep_blobs,
+        complete: request.complete,
+        watch: request.watch.clone(),
+    };
+    let (config, layers) = pull.all(&manifest.config, request.at_once, &want, &request.platform)?;
+    let ids = pull.board.layers().ok_or_else(|| Error::new(Kind::Bug, "a layer is missing"))?;
+    parts.driver.prepare(&ids)?;
+    let before = parts.store.resolve(&reference.canonical()).ok();
+    let id = manifest.config.digest;
+    let fetched = &chosen.fetched;
+    parts.store.put_blob(&lease, &fetched.digest, &fetched.bytes)?;
+    let digest = chosen.index.as_ref().unwrap_or(fetched).digest;
+    let image = NewImage {
+        id,
+        config_size: manifest.config.size,
+        manifest: fetched.digest,
+        manifest_type: fetched.media_type.clone(),
+        manifest_size: fetched.bytes.len() as u64,
+        platform: config.platform(),
+        created: config.created_seconds(),
+        size: layers.iter().map(|l| l.bytes).sum(),
+        layers: pull.image_layers(&ids)?,
+        names: name(&reference).into_iter().collect(),
+        repo_digests: vec![(reference.repository(), digest)],
+    };
+    parts.store.add_image(&lease, &image)?;
+    Ok(Pulled {
+        id,
+        digest,
+        manifest: chosen.fetched.digest,
+        up_to_date: before.is_some_and(|image| image.id == id),
+        layers,
+        resolve_seconds,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The name that the image gets; by digest it gets none.
+fn name(reference: &Reference) -> Option<String> {
+    let tag = reference.tag().filter(|_| reference.digest().is_none())?;
+    Some(format!("{}:{tag}", reference.repository()))
+}
+
+fn check(chosen: &Chosen, most: usize) -> Result<()> {
+    let layers = &chosen.manifest.layers;
+    if layers.len() > most {
+        let m = format!("{} layers are more than {most}", layers.len());
+        return Err(Error::new(Kind::Limit, m).with_hint("build the image with fewer layers"));
+    }
+    let what = || format!("manifest {}", chosen.fetched.digest);
+    if !media::is_config(&chosen.manifest.config.media_type) {
+        let m = format!("`{}` is not an image", chosen.manifest.config.media_type);
+        return Err(Error::new(Kind::Unsupported, m)
+            .context(what())
+            .with_hint("this is an artifact: fetch it with a tool for its type"));
+    }
+    for layer in layers {
+        media::layer(&layer.media_type).map_err(|e| Error::from(e).context(what()))?;
+    }
+    Ok(())
+}
+
+impl Pull<'_> {
+    /// Fetches config and layers. The first error stops all.
+    fn all(
+        &self,
+        config: &Descriptor,
+        at_once: usize,
+        want: &Platform,
+        asked: &Option<Platform>,
+    ) -> Result<(FullConfig, Vec<LayerPulled>)> {
+        let workers = at_once.clamp(1, self.blobs.len().max(1));
+        let mut first: Option<Error> = None;
+        let mut layers: Vec<Option<LayerPulled>> = (0..self.blobs.len()).map(|_| None).collect();
+        let mut full = None;
+        thread::scope(|scope| {
+            let config = scope.spawn(|| self.stop_all(self.config(config, want, asked)));
+            let workers: Vec<_> = (0..workers)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut done = Vec::new();
+                        while let Some(n) = self.board.take() {
+                            let count = self.blobs.len();
+                            let layer = self.layer(n).map_err(|e| {
+                                let digest = self.blobs[n].digest;
+                                e.context(format!("layer {} of {count}: {digest}", n + 1))
+                            });
+                            let layer = self.stop_all(layer)?;
+                            self.board.published(n, layer.id.clone());
+                            done.push((n, layer));
+                        }
+                        Ok(done)
+                    })
+                })
+                .collect();
+            let mut failed = |e: Error| {
+                // Those that were stopped say nothing of why.
+                if first.as_ref().is_none_or(|f| f.kind() == Kind::Cancelled) {
+                    first = Some(e);
+                }
+            };
+            let panicked = || Error::new(Kind::Bug, "a thread of the pull panicked");
+            match config.join().unwrap_or_else(|_| Err(panicked())) {
+                Ok(config) => full = Some(config),
+                Err(e) => failed(e),
+            }
+            for worker in workers {
+                match worker.join().unwrap_or_else(|_| Err(panicked())) {
+                    Ok(done) => done.into_iter().for_each(|(n, layer)| layers[n] = Some(layer)),
+                    Err(e) => failed(e),
+                }
+            }
+        });
+        if let Some(e) = first {
+            return Err(e);
+        }
+        let layers: Option<Vec<_>> = layers.into_iter().collect();
+        full.zip(layers)
+            .ok_or_else(|| Error::new(Kind::Cancelled, "cancelled"))
+    }
+
+    fn stop_all<T>(&self, done: Result<T>) -> Result<T> {
+        done.inspect_err(|_| self.board.fail())
+    }
+
+    /// Fetches the config, and tells all of the diffIDs in it.
+    fn config(
+        &self,
+        descriptor: &Descriptor,
+        want: &Platform,
+        asked: &Option<Platform>,
+    ) -> Result<FullConfig> {
+        let digest = descriptor.digest;
+        let what = |e: Error| e.context(format!("config {digest}"));
+        let bytes = match self.store.blob(&digest)? {
+            Some(_) => self.store.document(&digest, MAX_BYTES)?.into(),
+            None => {
+                let document = self.client.document(self.reference, descriptor, MAX_BYTES);
+                let bytes = self.wait(document).map_err(what)?;
+                self.store.put_blob(self.lease, &digest, &bytes)?;
+                bytes
+            }
+        };
+        let config = Config::parse(&bytes).map_err(|e| what(e.into()))?;
+        if asked.is_some()
+            && let Some(is) = &config.platform
+            && want.rank(is).is_none()
+        {
+            let m = format!("the image is for {is}, not for {want}");
+            return Err(Error::new(Kind::NotFound, m)
+                .with_hint("leave out --platform to pull it nevertheless"));
+        }
+        let (ids, layers) = (config.diff_ids.len(), self.blobs.len());
+        if ids != layers {
+            let m = format!("the config lists {ids} diff_ids for {layers} layers");
+            return Err(what(
+                Error::new(Kind::Integrity, m)
+                    .with_hint("the image is damaged: build or push it again"),
+            ));
+        }
+        self.board.set_diff_ids(&config.diff_ids);
+        FullConfig::parse(bytes).map_err(|e| what(e.into()))
+    }
+
+    /// What the store keeps of the layers.
+    fn image_layers(&self, ids: &[LayerId]) -> Result<Vec<ImageLayer>> {
+        let one = |(n, id): (usize, &LayerId)| {
+            let blob = &self.blobs[n];
+            Ok(ImageLayer {
+                layer: id.to_string(),
+                diff_id: self.board.key(n)?.diff_id,
+                blob: blob.digest,
+                blob_size: blob.size,
+                media_type: blob.media_type.clone(),
+            })
+        };
+        ids.iter().enumerate().map(one).collect()
+    }
+
+    /// Waits for the network, or until the pull is cancelled.
+    fn wait<T>(&self, what: impl Future<Output = Result<T>>) -> Result<T> {
+        wait(self.runtime, self.cancel, what)
+    }
+}
+
+/// How often a wait for the network looks at the cancel flag.
+const TICK: Duration = Duration::from_millis(50);
+
+fn wait<T>(
+    runtime: &Handle,
+    cancel: &Cancel,
+    what: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    runtime.block_on(async {
+        let cancelled = async {
+            while !cancel.is_cancelled() {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = what => done,
+            () = cancelled => Err(Error::new(Kind::Cancelled, "cancelled")),
+        }
+    })
+}

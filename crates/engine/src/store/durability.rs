@@ -1,0 +1,500 @@
+//! What is on disk for good, and what is believed after a power cut or a failed flush.
+//!
+//! Every new blob and layer bears the boot in which it was made, as a mark, until a flush that
+//! began after it was recorded has succeeded. A mark of an earlier boot makes a suspect: it is
+//! verified or dropped before anything uses it. See `docs/decisions/0020-durability.md`.
+
+use std::{
+    collections::HashSet, fs, io, os::unix::fs::MetadataExt, path::Path, sync::atomic::Ordering,
+};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use rustix::fs::syncfs;
+use serde::Serialize;
+use unlade_graph::driver::{Driver, LayerId, NodeId};
+use unlade_unpack::{Cancel, Digest, fault};
+
+use super::{
+    Store,
+    content::{Verdict, parallel},
+    db::{self, Commit, Tx},
+    gc,
+    home::host,
+};
+use crate::error::{Error, Kind, Result};
+
+/// The boot id that this kernel runs under.
+pub(super) fn boot_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path).map_err(host("read", path))?;
+    Ok(text.trim().to_owned())
+}
+
+/// What a flush that begins now will cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unflushed {
+    upto: i64,
+    /// Layers of all drivers.
+    pub layers: u64,
+    /// Blobs.
+    pub blobs: u64,
+}
+
+/// Objects that a power cut or a failed flush may have damaged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Suspects {
+    /// Layers of this store's driver.
+    pub layers: Vec<String>,
+    /// Blobs.
+    pub blobs: Vec<Digest>,
+}
+
+/// What [`Store::recover`] has found and done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Recovered {
+    /// Suspects that turned out whole.
+    pub verified: u64,
+    /// Suspects that were dropped.
+    pub dropped: u64,
+    /// Objects without a record that were swept.
+    pub strays: u64,
+    /// Leases of processes that are gone.
+    pub leases: u64,
+}
+
+/// Names the boot in which a flush failed, where an object could not be taken away.
+fn lost(boot: &str) -> String {
+    format!("lost:{boot}")
+}
+
+/// The next number of a marked object.
+pub(super) fn next_seq(tx: &Connection) -> Tx<i64> {
+    let next = "INSERT INTO meta VALUES ('seq', '1')
+                ON CONFLICT DO UPDATE SET value = CAST(value AS INTEGER) + 1
+                RETURNING CAST(value AS INTEGER)";
+    Ok(tx.prepare_cached(next)?.query_row([], |r| r.get(0))?)
+}
+
+fn meta(c: &Connection, key: &str) -> Tx<Option<String>> {
+    let select = "SELECT value FROM meta WHERE key = ?1";
+    Ok(c.query_row(select, [key], |r| r.get(0)).optional()?)
+}
+
+pub(super) fn set_meta(tx: &Connection, key: &str, value: &str) -> Tx<()> {
+    let insert = "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2";
+    tx.execute(insert, params![key, value])?;
+    Ok(())
+}
+
+/// `meta` key: a sweep has begun and did not come to its end.
+pub(super) const SWEEPING: &str = "sweeping";
+
+impl Store {
+    pub(super) fn boot(&self) -> &str {
+        &self.0.boot
+    }
+
+    fn boot_key(&self) -> String {
+        format!("boot:{}", self.driver())
+    }
+
+    pub(super) fn check_recovered(&self) -> Result<()> {
+        let key = self.boot_key();
+        let boot = self.0.db.read(|c| meta(c, &key))?;
+        if boot.as_deref() == Some(self.boot()) {
+            return Ok(());
+        }
+        let m = "the store was used before it was looked at after a boot (Store::recover)";
+        Err(Error::new(Kind::Bug, m).with_hint("please report this"))
+    }
+
+    /// Says that there is nothing of an earlier boot to be looked at.
+    pub(super) fn mark_recovered(&self) -> Result<()> {
+        let key = self.boot_key();
+        self.0
+            .db
+            .write(Commit::Durable, |tx| set_meta(tx, &key, self.boot()))
+    }
+
+    /// What a flush that begins now will cover; `None` if everything is on disk.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn unflushed(&self) -> Result<Option<Unflushed>> {
+        self.0.db.read(|c| {
+            let count = |table: &str| {
+                let select =
+                    format!("SELECT count(*), coalesce(max(seq), 0) FROM {table} WHERE boot = ?1");
+                c.query_row(&select, [self.boot()], |r| Ok((r.get(0)?, r.get(1)?)))
+            };
+            let ((layers, a), (blobs, b)): ((u64, i64), (u64, i64)) =
+                (count("layers")?, count("blobs")?);
+            let some = layers + blobs > 0;
+            Ok(some.then_some(Unflushed {
+                upto: a.max(b),
+                layers,
+                blobs,
+            }))
+        })
+    }
+
+    /// Records that a flush which began after `what` was asked for has succeeded. The record is
+    /// on disk when this returns, and so is all that was recorded before.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn flushed(&self, what: &Unflushed) -> Result<()> {
+        self.0.db.write(Commit::Durable, |tx| {
+            for table in ["layers", "blobs"] {
+                let update =
+                    format!("UPDATE {table} SET boot = NULL WHERE boot = ?1 AND seq <= ?2");
+                tx.execute(&update, params![self.boot(), what.upto])?;
+            }
+            Ok(())
+        })?;
+        self.0.db.checkpoint()
+    }
+
+    /// Waits until everything recorded is on disk, and clears the marks. Blocks for as long as the
+    /// disk needs; several callers flush one after the other.
+    ///
+    /// # Errors
+    /// If the flush fails. What was not flushed is dropped then: it is to be fetched again.
+    pub fn flush(&self, driver: &dyn Driver) -> Result<()> {
+        self.same_driver(driver)?;
+        let _lock = self.0.home.flush_lock()?;
+        if self.0.poisoned.load(Ordering::Acquire) {
+            return Err(poisoned());
+        }
+        let Some(what) = self.unflushed()? else {
+            return Ok(());
+        };
+        if let Err(e) = self.sync(driver) {
+            tracing::warn!(error = %e, "the flush of the store failed: what it was for is dropped");
+            // Set first: if that cannot be recorded either, this process at least knows.
+            self.0.poisoned.store(true, Ordering::Release);
+            self.poison(driver)?;
+            self.0.poisoned.store(false, Ordering::Release);
+            let hint = "look for disk errors in the kernel's log; what was not on disk yet was \
+                        dropped and is to be pulled again";
+            return Err(e.with_hint(hint));
+        }
+        self.flushed(&what)
+    }
+
+    fn sync(&self, driver: &dyn Driver) -> Result<()> {
+        let at = self.root();
+        fault::point("store-flush").map_err(host("flush", at))?;
+        driver.flush()?;
+        // Also for a failure that somebody else's syncfs on the same file system was told of.
+        fault::point("store-syncfs").map_err(host("flush", at))?;
+        syncfs(&self.0.root).map_err(|e| host("flush", at)(e.into()))?;
+        let blobs = at.join("blobs");
+        let device = |p: &Path| fs::metadata(p).map(|m| m.dev());
+        if device(&blobs).ok() != device(at).ok() {
+            let dir = fs::File::open(&blobs).map_err(host("open", &blobs))?;
+            syncfs(&dir).map_err(|e| host("flush", &blobs)(e.into()))?;
+        }
+        fault::point("store-flushed").map_err(host("flush", at))
+    }
+
+    /// Drops everything that was not flushed yet, after a flush has failed: the kernel may have
+    /// thrown the data away, and a second flush would succeed all the same. Images that lose
+    /// something are no longer listed; operations that run now fail.
+    ///
+    /// # Errors
+    /// If that cannot be recorded.
+    pub fn poison(&self, driver: &dyn Driver) -> Result<()> {
+        self.same_driver(driver)?;
+        let _lock = self.0.home.lock(true)?;
+        let dropped = self.0.db.write(Commit::Freeing, |tx| {
+            tx.execute("DELETE FROM leases", [])?;
+            let layers = marked_layers(tx, self.driver(), "boot = ?2", self.boot())?;
+            let blobs = marked_blobs(tx, "boot = ?1", self.boot())?;
+            drop_rows(tx, self.driver(), &layers, &blobs)?;
+            // Other drivers' are told from these by whoever opens the store for them.
+            tx.execute(
+                "UPDATE layers SET boot = ?1 WHERE boot = ?2",
+                params![lost(self.boot()), self.boot()],
+            )?;
+            let others = "DELETE FROM meta WHERE key LIKE 'boot:%' AND key <> ?1";
+            tx.execute(others, [self.boot_key()])?;
+            set_meta(tx, SWEEPING, "1")?;
+            Ok(layers)
+        })?;
+        self.sweep_strays(driver)?;
+        self.drop_ingests(|_| true)?;
+        let still: HashSet<NodeId> = driver.list()?.into_iter().collect();
+        let stuck: Vec<_> = dropped
+            .into_iter()
+            .filter(|l| still.contains(&NodeId::Layer(l.id.clone())))
+            .collect();
+        self.0.db.write(Commit::Durable, |tx| {
+            // In use, so still there: nothing may take it for a layer that was made since.
+            for layer in &stuck {
+                layer.insert(tx, self.driver(), &lost(self.boot()))?;
+            }
+            tx.execute("DELETE FROM meta WHERE key = ?1", [SWEEPING])?;
+            Ok(())
+        })
+    }
+
+    /// What bears the mark of an earlier boot or of a failed flush.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn suspects(&self) -> Result<Suspects> {
+        self.0.db.read(|c| {
+            let layers = marked_layers(
+                c,
+                self.driver(),
+                "boot IS NOT NULL AND boot <> ?2",
+                self.boot(),
+            )?;
+            Ok(Suspects {
+                layers: layers.into_iter().map(|l| l.id.to_string()).collect(),
+                blobs: marked_blobs(c, "boot IS NOT NULL AND boot <> ?1", self.boot())?,
+            })
+        })
+    }
+
+    /// Puts right what an earlier boot or a killed process has left: suspects are verified or
+    /// dropped, objects without a record swept, leases of the dead dropped. Belongs after every
+    /// [`Store::open`]; it costs a read when there is nothing to do.
+    ///
+    /// # Errors
+    /// If the host refuses; nothing is then taken for good that is not.
+    pub fn recover(&self, driver: &dyn Driver, cancel: &Cancel) -> Result<Recovered> {
+        self.same_driver(driver)?;
+        let key = self.boot_key();
+        let work = || {
+            self.0.db.read(|c| {
+                let same_boot = meta(c, &key)?.as_deref() == Some(self.boot());
+                let killed = meta(c, SWEEPING)?.is_some() || !self.dead_leases(c)?.is_empty();
+                Ok((same_boot, killed))
+            })
+        };
+        if work()? == (true, false) {
+            return Ok(Recovered::default());
+        }
+        let lock = self.0.home.lock(true)?;
+        let (same_boot, killed) = work()?;
+        let mut found = Recovered::default();
+        if same_boot && !killed {
+            return Ok(found);
+        }
+        if !same_boot {
+            self.judge(driver, cancel, &mut found)?;
+            // Their lengths may lie: they were never flushed.
+            self.drop_ingests(|_| true)?;
+        }
+        found.strays = self.sweep_strays(driver)?;
+        found.leases = self.0.db.write(Commit::Freeing, |tx| {
+            set_meta(tx, &key, self.boot())?;
+            tx.execute("DELETE FROM meta WHERE key = ?1", [SWEEPING])?;
+            Ok(self.drop_dead_leases(tx)? as u64)
+        })?;
+        drop(lock);
+        self.empty_trash()?;
+        driver.sweep()?;
+        Ok(found)
+    }
+
+    /// Verifies the suspects; drops those that do not hold.
+    fn judge(&self, driver: &dyn Driver, cancel: &Cancel, found: &mut Recovered) -> Result<()> {
+        let (layers, blobs) = self.0.db.read(|c| {
+            // What a failed flush has lost in this boot would be read from memory.
+            let (earlier, lost) = (
+                "boot IS NOT NULL AND boot <> ?2 AND boot <> 'lost:' || ?2",
+                self.boot(),
+            );
+            let layers = marked_layers(c, self.driver(), earlier, lost)?;
+            Ok((
+                layers,
+                marked_blobs(c, "boot IS NOT NULL AND boot <> ?1", self.boot())?,
+            ))
+        })?;
+        if layers.is_empty() && blobs.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(
+            layers = layers.len(),
+            blobs = blobs.len(),
+            "verifying what was not flushed"
+        );
+        let there: HashSet<NodeId> = driver.list()?.into_iter().collect();
+        let layer_holds = parallel(&layers, cancel, |layer| {
+            let node = NodeId::Layer(layer.id.clone());
+            Ok(there.contains(&node) && driver.verify(&layer.id)?.is_empty())
+        })?;
+        let blob_holds = parallel(&blobs, cancel, |blob| {
+            Ok(self.verify_blob(blob, cancel)? == Verdict::Good)
+        })?;
+        let (good_layers, bad_layers) = split(layers, &layer_holds);
+        let (good_blobs, bad_blobs) = split(blobs, &blob_holds);
+        found.verified = (good_layers.len() + good_blobs.len()) as u64;
+        found.dropped = (bad_layers.len() + bad_blobs.len()) as u64;
+        // Read from the disk after a boot, so on it: no mark is needed any more.
+        self.0.db.write(Commit::Freeing, |tx| {
+            for layer in &good_layers {
+                let clear = "UPDATE layers SET boot = NULL WHERE driver = ?1 AND id = ?2";
+                tx.execute(clear, params![self.driver(), layer.id.as_str()])?;
+            }
+            for blob in &good_blobs {
+                tx.execute(
+                    "UPDATE blobs SET boot = NULL WHERE digest = ?1",
+                    [blob.to_string()],
+                )?;
+            }
+            drop_rows(tx, self.driver(), &bad_layers, &bad_blobs)
+        })
+    }
+
+    /// Takes away what has no record. The caller holds the lock exclusively.
+    pub(super) fn sweep_strays(&self, driver: &dyn Driver) -> Result<u64> {
+        let strays = self.strays(driver)?;
+        let mut count = strays.blobs.len() as u64;
+        for path in &strays.blobs {
+            self.discard(path)?;
+        }
+        for layer in strays.layers {
+            fault::point("store-sweep-layer").map_err(host("sweep", self.root()))?;
+            match driver.remove(&NodeId::Layer(layer.clone())) {
+                Ok(()) => count += 1,
+                Err(e) => tracing::warn!(%layer, error = %e, "a layer without a record stays"),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Removes partial blobs that nobody writes and `which` chooses by their metadata. Bytes freed.
+    pub(super) fn drop_ingests(&self, which: impl Fn(&fs::Metadata) -> bool) -> Result<u64> {
+        let dir = self.0.home.ingest();
+        let mut freed = 0;
+        for entry in fs::read_dir(&dir).map_err(host("list", &dir))? {
+            let path = entry.map_err(host("list", &dir))?.path();
+            let Some(file) = gc::abandoned(&path).map_err(host("look at", &path))? else {
+                continue;
+            };
+            let meta = file.metadata().map_err(host("look at", &path))?;
+            if which(&meta) {
+                fault::point("store-unlink").map_err(host("remove", &path))?;
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(host("remove", &path)(e));
+                    }
+                    _ => freed += meta.len(),
+                }
+            }
+        }
+        Ok(freed)
+    }
+}
+
+fn poisoned() -> Error {
+    let m = "an earlier flush of the store has failed and that could not be recorded";
+    Error::new(Kind::Host, m).with_hint("look for disk errors in the kernel's log, then reboot")
+}
+
+fn split<T>(all: Vec<T>, good: &[bool]) -> (Vec<T>, Vec<T>) {
+    let mut halves = (Vec::new(), Vec::new());
+    for (item, good) in all.into_iter().zip(good) {
+        if *good {
+            halves.0.push(item)
+        } else {
+            halves.1.push(item)
+        }
+    }
+    halves
+}
+
+/// A row of `layers`, to be put back as it was.
+pub(super) struct Saved {
+    pub(super) id: LayerId,
+    row: Vec<rusqlite::types::Value>,
+}
+
+impl Saved {
+    fn insert(&self, tx: &Connection, driver: &str, boot: &str) -> Tx<()> {
+        let mut row = self.row.clone();
+        row.push(boot.to_owned().into());
+        row.push(driver.to_owned().into());
+        row.push(self.id.to_string().into());
+        let insert = "INSERT OR REPLACE INTO layers
+            (diff_id, chain_id, bytes, inodes, tar_bytes, blob, blob_size, seq, boot, driver, id)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        tx.execute(insert, rusqlite::params_from_iter(row))?;
+        Ok(())
+    }
+}
+
+/// Layers of `driver` (?1) whose mark fulfils `condition` on `boot` (?2).
+fn marked_layers(c: &Connection, driver: &str, condition: &str, boot: &str) -> Tx<Vec<Saved>> {
+    let select = format!(
+        "SELECT id, diff_id, chain_id, bytes, inodes, tar_bytes, blob, blob_size, seq
+         FROM layers WHERE boot IS NOT NULL AND driver = ?1 AND {condition}"
+    );
+    let mut select = c.prepare(&select)?;
+    let rows = select.query_map(params![driver, boot], |r| {
+        let id = layer_id(r, 0)?;
+        let row = (1..9)
+            .map(|at| r.get(at))
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(Saved { id, row })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn marked_blobs(c: &Connection, condition: &str, boot: &str) -> Tx<Vec<Digest>> {
+    let select = format!("SELECT digest FROM blobs WHERE boot IS NOT NULL AND {condition}");
+    let mut select = c.prepare(&select)?;
+    let rows = select.query_map([boot], |r| db::digest(r, 0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A layer's name in a column.
+pub(super) fn layer_id(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<LayerId> {
+    let text: String = row.get(at)?;
+    LayerId::parse(&text).ok_or_else(|| {
+        let e = format!("`{text}` is not the name of a layer").into();
+        rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, e)
+    })
+}
+
+/// Takes records away and marks the images that miss them now.
+fn drop_rows(tx: &Connection, driver: &str, layers: &[Saved], blobs: &[Digest]) -> Tx<()> {
+    for layer in layers {
+        forget_layer(tx, driver, layer.id.as_str())?;
+    }
+    for blob in blobs {
+        forget_blob(tx, blob)?;
+    }
+    Ok(())
+}
+
+/// Takes a layer's record away; its images are broken now.
+pub(super) fn forget_layer(tx: &Connection, driver: &str, id: &str) -> Tx<()> {
+    tx.execute(
+        "DELETE FROM layers WHERE driver = ?1 AND id = ?2",
+        params![driver, id],
+    )?;
+    tx.execute(
+        "UPDATE images SET broken = 1 WHERE driver = ?1
+         AND key IN (SELECT image FROM image_layers WHERE layer = ?2)",
+        params![driver, id],
+    )?;
+    Ok(())
+}
+
+/// Takes a blob's record away. Images whose config or manifest it was are broken now; a layer's
+/// compressed blob is only needed to push or save it as it was.
+pub(super) fn forget_blob(tx: &Connection, blob: &Digest) -> Tx<()> {
+    let text = blob.to_string();
+    tx.execute("DELETE FROM blobs WHERE digest = ?1", [&text])?;
+    tx.execute(
+        "UPDATE images SET broken = 1 WHERE digest = ?1
+         OR key IN (SELECT image FROM manifests WHERE digest = ?1)",
+        [&text],
+    )?;
+    Ok(())
+}

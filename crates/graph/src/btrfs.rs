@@ -1,0 +1,61 @@
+//! Trees as btrfs subvolumes: a clone is a snapshot, whatever is in it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::{
+    fs::{Mode, fchmod},
+    io::Errno,
+};
+use unlade_unpack::{Error, Kind, Result, fault};
+
+use crate::{layout::Place, sys, walk};
+
+/// Makes the subvolume `name` in `place`: a snapshot of `from`, or an empty one.
+pub(crate) fn fork(from: Option<BorrowedFd<'_>>, place: &Place, name: &str) -> Result<OwnedFd> {
+    let doing = "make a btrfs subvolume";
+    fault::point("fork").map_err(|e| Error::host(doing, e))?;
+    let host = |e| Error::host(doing, e);
+    let name = name.as_bytes();
+    match from {
+        Some(from) => sys::subvolume_snapshot(place.fd(), name, from).map_err(host)?,
+        None => sys::subvolume_create(place.fd(), name).map_err(host)?,
+    }
+    let tree = walk::open(place.fd(), name).map_err(host)?;
+    if from.is_none() {
+        fchmod(&tree, Mode::from_raw_mode(0o755)).map_err(host)?;
+    }
+    Ok(tree)
+}
+
+/// Makes a subvolume read-only.
+pub(crate) fn freeze(tree: BorrowedFd<'_>) -> Result<()> {
+    let doing = "make a btrfs subvolume read-only";
+    fault::point("freeze").map_err(|e| Error::host(doing, e))?;
+    sys::subvolume_freeze(tree).map_err(|e| Error::host(doing, e))
+}
+
+/// Whether subvolumes can be made in a place, snapshotted and removed.
+pub(crate) fn works(place: &Place) -> Result<()> {
+    if !sys::is_btrfs(place.fd()) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "the file system is not btrfs",
+        ));
+    }
+    let first = fork(None, place, "first")?;
+    freeze(first.as_fd())?;
+    let second = fork(Some(first.as_fd()), place, "second")?;
+    drop((first, second));
+    for name in ["first", "second"] {
+        sys::subvolume_destroy(place.fd(), name.as_bytes()).map_err(|e| {
+            let error = Error::host("remove a btrfs subvolume", e);
+            match e {
+                Errno::PERM => {
+                    error.with_hint("ordinary users need the mount option user_subvol_rm_allowed")
+                }
+                _ => error,
+            }
+        })?;
+    }
+    Ok(())
+}
