@@ -9,10 +9,10 @@ and loaded by unlade. DRIVER: all of them on the first image, default overlay an
 """
 import copy, hashlib, json, os, subprocess, sys, time
 
-import lab
-import treediff
+import lab, teststore, treediff
 from imageforms import Podman, run, skopeo
-from lab import Disk, Registry, Unlade, Wrong, plain, same
+from lab import Disk, Registry
+from teststore import Unlade, Wrong, plain, same
 
 SETS = {"one": [0], "three": [0, 1, 2], "ten": list(range(10))}
 # (compression of the layout, how skopeo puts it); what is not compressed skopeo compresses.
@@ -165,9 +165,9 @@ def main(binary, work, *drivers):
     lab.private()
     work, began, runs, bad = lab.workdir(work), time.time(), 0, 0
     registry, containerd, podman = Registry(work), Containerd(work), Podman(work)
-    forms = {c: lab.make_images(work, SETS, files=12, compression=c) for c in ("gzip", "zstd", "tar")}
+    forms = {c: teststore.make_images(work, SETS, files=12, compression=c) for c in ("gzip", "zstd", "tar")}
     layouts = forms["gzip"]
-    trees = lab.trees(binary, layouts, work)
+    trees = teststore.trees(binary, layouts, work)
     multi = index_of(registry, layouts, work)
     for driver in drivers or ("overlay", "erofs"):
         kind, mib = lab.HOMES[driver]

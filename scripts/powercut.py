@@ -16,8 +16,9 @@ mounted, as after a boot with another boot id, and:
 """
 import os, random, subprocess, sys, threading, time
 
-import lab
-from lab import Disk, Registry, Unlade, Wrong, same
+import lab, teststore
+from lab import Disk, Registry
+from teststore import Unlade, Wrong, same
 from imageforms import run
 
 DRIVERS = {"ext4": ["overlay", "erofs", "copy"], "xfs": ["erofs", "reflink", "overlay"], "btrfs": ["btrfs", "erofs", "reflink"]}
@@ -166,28 +167,23 @@ def cuts(binary, work, host, kind, driver, durability, count, trees, names, seed
 
 def main(binary, work, *args):
     lab.private()
-    args, options = list(args), {"--cuts": 100, "--seed": 1}
-    for name in options:
-        if name in args:
-            at = args.index(name)
-            options[name] = int(args[at + 1])
-            del args[at:at + 2]
+    args, options = lab.options(args, cuts=100, seed=1)
     work = lab.workdir(work)
     os.mkdir(work + "/tree")
     host = Disk("xfs", work + "/host.img", work + "/host", 24 << 10).make().at
     registry, bad, total = Registry(work), 0, 0
-    layouts = lab.make_images(work, SETS, files=20, size=200000)
+    layouts = teststore.make_images(work, SETS, files=20, size=200000)
     names = [registry.put(layout, name + ":latest") for name, layout in layouts.items()]
-    trees = {"%s/%s:latest" % (registry.host, n): t for n, t in lab.trees(binary, layouts, work).items()}
+    trees = {"%s/%s:latest" % (registry.host, n): t for n, t in teststore.trees(binary, layouts, work).items()}
     for kind in args or DRIVERS:
-        sync = max(1, options["--cuts"] // 4)
-        left, rounds = options["--cuts"] - sync, 0
+        sync = max(1, options["cuts"] // 4)
+        left, rounds = options["cuts"] - sync, 0
         # No more than 25 of one busy store, then another driver.
         parts = [("sync", sync)] + [("fenced", min(25, left - at)) for at in range(0, left, 25)]
         for durability, count in parts:
             driver = DRIVERS[kind][rounds % len(DRIVERS[kind])]
             try:
-                bad += cuts(binary, work, host, kind, driver, durability, count, trees, names, options["--seed"] * 1000 + rounds)
+                bad += cuts(binary, work, host, kind, driver, durability, count, trees, names, options["seed"] * 1000 + rounds)
             except Wrong as e:
                 bad += 1
                 print("FAIL %s, %s, %s: %s" % (kind, driver, durability, e), flush=True)

@@ -11,8 +11,9 @@ the next try works. On a full disk lists, inspection, removal and prune go on wo
 """
 import os, random, sys, time
 
-import lab
-from lab import Disk, Registry, Unlade, Wrong
+import lab, teststore
+from lab import Disk, Registry
+from teststore import Unlade, Wrong
 from imageforms import run
 
 # (calls, error, what stderr says then, whether it has to fail)
@@ -115,11 +116,15 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
     """A disk on which an image does not fit, then one that is full at the start."""
     store = Store(binary, work, driver, "%s/a:latest" % registry.host, tree, {"ext4": 64, "xfs": 320, "btrfs": 160}[lab.HOMES[driver][0]])
     disk, u = store.disk, store.unlade
-    free = lambda: os.statvfs(disk.at).f_bfree * os.statvfs(disk.at).f_frsize
+
+    def free():
+        run(["sync", "-f", disk.at])
+        s = os.statvfs(disk.at)
+        return s.f_bavail * s.f_frsize
 
     def fill(leave):
         with open(disk.at + "/filler", "wb") as f:
-            size = max(0, os.statvfs(disk.at).f_bavail * os.statvfs(disk.at).f_frsize - leave)
+            size = max(0, free() - leave)
             try:
                 while size > 0:
                     size -= f.write(os.urandom(min(size, 1 << 20)))
@@ -130,7 +135,6 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
     def image_too_big():
         u.must("images")
         fill(30 << 20)
-        run(["sync", "-f", disk.at])
         before = free()
         status, out, err = u("pull", "-q", "%s/big:latest" % registry.host)
         if not judge(status, err, "No space left"):
@@ -138,13 +142,10 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
         # Partial blobs may stay, to go on with: prune takes them.
         u.must("system", "prune", "-f")
         for _ in range(50):
-            run(["sync", "-f", disk.at])
             if free() > before - (6 << 20):
-                break
+                return store.then_works()
             time.sleep(0.1)
-        else:
-            raise Wrong("free before %d, after %d" % (before, free()))
-        store.then_works()
+        raise Wrong("free before %d, after %d" % (before, free()))
 
     def full_at_start():
         fill(0)
@@ -169,18 +170,15 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
 
 def main(binary, work, *args):
     lab.private()
-    args, points = list(args), 0
-    if "--points" in args:
-        at = args.index("--points")
-        points = int(args[at + 1])
-        del args[at:at + 2]
+    args, options = lab.options(args, points=0)
+    points = options["points"]
     work, r, check = lab.workdir(work), random.Random(1), Check()
     registry = Registry(work)
-    layouts = lab.make_images(work, SETS)
-    layouts.update(lab.make_images(lab.workdir(work + "/large"), {"big": [0, 4]}, files=40, size=6 << 20))
+    layouts = teststore.make_images(work, SETS)
+    layouts.update(teststore.make_images(lab.workdir(work + "/large"), {"big": [0, 4]}, files=40, size=6 << 20))
     for name, layout in layouts.items():
         registry.put(layout, name + ":latest")
-    tree = lab.trees(binary, {"a": layouts["a"]}, work)["a"]
+    tree = teststore.trees(binary, {"a": layouts["a"]}, work)["a"]
     for driver in lab.HOMES:
         began = time.time()
         try:

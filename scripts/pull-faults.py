@@ -11,8 +11,9 @@ does not leave. After a kill at a random time, blobs that were there already are
 """
 import os, random, re, sys, time
 
-import lab
-from lab import Disk, Registry, Unlade, Wrong
+import lab, teststore
+from lab import Disk, Registry
+from teststore import Unlade, Wrong
 from imageforms import run, skopeo
 
 GROUPS = ["?rename,?renameat,renameat2", "?link,linkat", "fsync,fdatasync,?sync_file_range,syncfs", "?open,openat,openat2",
@@ -119,19 +120,14 @@ class Sweep:
 
 def main(binary, work, *args):
     lab.private()
-    args, options = list(args), {"--points": 0, "--kills": 200}
-    for name in options:
-        if name in args:
-            at = args.index(name)
-            options[name] = int(args[at + 1])
-            del args[at:at + 2]
+    args, options = lab.options(args, points=0, kills=200)
     work, r = lab.workdir(work), random.Random(1)
     registry = Registry(work)
-    layouts = lab.make_images(work, SETS)
-    many = lab.make_images(lab.workdir(work + "/many"), {"many": list(range(10))}, files=12, size=300000)
+    layouts = teststore.make_images(work, SETS)
+    many = teststore.make_images(lab.workdir(work + "/many"), {"many": list(range(10))}, files=12, size=300000)
     for name, layout in {**layouts, **many}.items():
         registry.put(layout, name + ":latest")
-    trees = lab.trees(binary, {**layouts, **many}, work)
+    trees = teststore.trees(binary, {**layouts, **many}, work)
     runs = bad = 0
     for driver in args or lab.HOMES:
         began = time.time()
@@ -140,8 +136,8 @@ def main(binary, work, *args):
             for verb in sweep.verbs:
                 most, census = sweep.counts(verb)
                 points = [(g, n) for g in GROUPS for n in range(1, most[g] + 1)]
-                if options["--points"]:
-                    points = r.sample(points, min(options["--points"], len(points)))
+                if options["points"]:
+                    points = r.sample(points, min(options["points"], len(points)))
                 for group, n in points:
                     runs += 1
                     try:
@@ -149,8 +145,8 @@ def main(binary, work, *args):
                     except Wrong as e:
                         bad += 1
                         print("FAIL %s, %s, %s %d: %s" % (driver, verb, group, n, e), flush=True)
-            bad += sweep.random_kills(registry, registry.host + "/many:latest", many["many"], trees["many"], options["--kills"], r)
-            runs += options["--kills"]
+            bad += sweep.random_kills(registry, registry.host + "/many:latest", many["many"], trees["many"], options["kills"], r)
+            runs += options["kills"]
             sweep.disk.umount()
         except Wrong as e:
             bad += 1
