@@ -22,6 +22,9 @@ pub(crate) struct Spec {
     pub(crate) steps: Vec<Vec<String>>,
     /// Where their output goes (appended).
     pub(crate) log: PathBuf,
+    /// Variables to set beside those of this process.
+    #[serde(default)]
+    pub(crate) env: Vec<(String, String)>,
 }
 
 /// What it took.
@@ -66,10 +69,7 @@ pub(crate) fn spawn(spec: &Spec) -> Result<Outcome> {
 pub(crate) fn main(spec: &str) -> Result<()> {
     let spec: Spec = serde_json::from_str(spec).context("spec of the measuring process")?;
     let begin = Instant::now();
-    let failure = spec
-        .steps
-        .iter()
-        .find_map(|step| run(step, &spec.log).err());
+    let failure = spec.steps.iter().find_map(|step| run(step, &spec).err());
     let wall = begin.elapsed().as_secs_f64();
     let usage = sys::children_usage()?;
     let outcome = Outcome {
@@ -83,14 +83,18 @@ pub(crate) fn main(spec: &str) -> Result<()> {
     Ok(())
 }
 
-fn run(step: &[String], log: &Path) -> Result<()> {
+fn run(step: &[String], spec: &Spec) -> Result<()> {
     let [program, args @ ..] = step else {
         bail!("an empty step")
     };
-    let log = OpenOptions::new().create(true).append(true).open(log)?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&spec.log)?;
     let mut command = Command::new(program);
     command
         .args(args)
+        .envs(spec.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);

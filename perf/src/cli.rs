@@ -6,15 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use sha2::{Digest, Sha256};
 
 use crate::contestants::{Contestant, DEFAULT};
 use crate::fs::{Backing, FsKind, Lab, is_root};
 use crate::report::Report;
 use crate::run::{self, Plan};
-use crate::suite::{Settings, Suite, default_unlade};
+use crate::suite::{Settings, Suite, UnpackSuite, default_unlade, results_dir};
 use crate::workloads::{self, Store};
-use crate::{child, compare, machine, oci, tiny};
+use crate::{child, compare, machine, pull, tiny};
 
 /// Measures unlade: against peers, against another build, against the speed of light.
 #[derive(Debug, Parser)]
@@ -39,9 +38,15 @@ enum Command {
         suite: Suite,
         #[command(flatten)]
         options: Options,
-        /// Who takes part: unlade, unlade-ring, unlade-16m, tar, tar-pigz, bsdtar, umoci, umoci-raw
+        /// Who takes part in unpacking: unlade, unlade-ring, unlade-16m, tar, tar-pigz, bsdtar,
+        /// umoci, umoci-raw; in pulling: unlade-overlay, unlade-erofs, unlade-btrfs,
+        /// unlade-reflink, unlade-copy, unlade-noblobs, containerd, containerd-tuned, podman,
+        /// skopeo-umoci, dockerd
         #[arg(long, value_delimiter = ',')]
         contestant: Vec<String>,
+        /// Parts of the pull suite to run [default: all]
+        #[arg(long, value_delimiter = ',')]
+        part: Vec<pull::Part>,
         /// The unlade binary
         #[arg(long, default_value_os_t = default_unlade())]
         unlade: PathBuf,
@@ -56,6 +61,9 @@ enum Command {
         workloads: Vec<String>,
         #[command(flatten)]
         options: Options,
+        /// Of a pull: receive the blobs from a loopback registry
+        #[arg(long)]
+        pull: bool,
     },
     /// Compare two unlade binaries; exit 1 if B is slower beyond noise
     Compare {
@@ -118,15 +126,36 @@ pub(crate) fn dispatch() -> Result<ExitCode> {
             suite,
             options,
             contestant,
+            part,
             unlade,
             no_light,
         } => {
+            let unlade = std::path::absolute(unlade)?;
+            let suite = match suite {
+                Suite::Unpack => UnpackSuite::Unpack,
+                Suite::Smoke => UnpackSuite::Smoke,
+                Suite::Tiny => UnpackSuite::Tiny,
+                Suite::Pull => {
+                    let keep = Some(results_dir());
+                    return pulls(
+                        "pull",
+                        options,
+                        (contestant, part, !no_light),
+                        Some(unlade),
+                        keep,
+                    );
+                }
+                Suite::PullSmoke => {
+                    let who = (contestant, part, !no_light);
+                    return pulls("pull-smoke", options, who, Some(unlade), None);
+                }
+            };
+            ensure!(part.is_empty(), "--part is of the pull suite");
             let names = if contestant.is_empty() {
                 DEFAULT.map(str::to_owned).to_vec()
             } else {
                 contestant
             };
-            let unlade = std::path::absolute(unlade)?;
             let named = names.iter().map(|name| Contestant::named(name, &unlade));
             let contestants = named.collect::<Result<Vec<_>>>()?;
             let suite = Settings::of(suite, contestants, !no_light);
@@ -135,9 +164,14 @@ pub(crate) fn dispatch() -> Result<ExitCode> {
         Command::Light {
             workloads,
             mut options,
+            pull,
         } => {
             options.workload.splice(..0, workloads);
-            let mut suite = Settings::of(Suite::Unpack, Vec::new(), true);
+            if pull {
+                let nobody = (Vec::new(), vec![pull::Part::Cold], true);
+                return pulls("light", options, nobody, None, None);
+            }
+            let mut suite = Settings::of(UnpackSuite::Unpack, Vec::new(), true);
             (suite.name, suite.tiny, suite.out) = ("light", 0, None);
             measure(options, suite, &[])
         }
@@ -148,6 +182,43 @@ pub(crate) fn dispatch() -> Result<ExitCode> {
             extra,
         } => compare_builds(a, b, options, &extra),
     }
+}
+
+/// Runs the pull suite, or light alone. `who`: contestants, parts, whether light is measured.
+fn pulls(
+    name: &'static str,
+    options: Options,
+    who: (Vec<String>, Vec<pull::Part>, bool),
+    unlade: Option<PathBuf>,
+    keep: Option<PathBuf>,
+) -> Result<ExitCode> {
+    let (contestants, parts, light) = who;
+    let settings = pull::Settings {
+        name,
+        parts,
+        workloads: options.workload,
+        fs: options.fs,
+        contestants,
+        runs: options.runs,
+        light,
+        prime: name != "pull-smoke" && !options.no_prime,
+        backing: options.backing,
+        unlade,
+    };
+    let report = pull::measure(&settings, options.place.dir)?;
+    match options.out.or(keep) {
+        Some(dir) => {
+            for path in report.write(&dir)? {
+                println!("{}", path.display());
+            }
+        }
+        None => print!("{}", report.markdown()),
+    }
+    Ok(if report.failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn measure(options: Options, settings: Settings, builds: &[&Path]) -> Result<ExitCode> {
@@ -230,7 +301,7 @@ fn compare_builds(a: PathBuf, b: PathBuf, options: Options, extra: &[String]) ->
         Contestant::build("A", &a, extra),
         Contestant::build("B", &b, extra),
     ];
-    let mut settings = Settings::of(Suite::Unpack, contestants, false);
+    let mut settings = Settings::of(UnpackSuite::Unpack, contestants, false);
     settings.workloads = vec![
         "debian".to_owned(),
         "nodeapp".to_owned(),
@@ -275,14 +346,8 @@ fn versions(builds: &[&Path]) -> BTreeMap<String, String> {
         "mkfs.btrfs",
     ]);
     for build in builds {
-        let name = build.display().to_string();
-        let said = machine::versions(&[&name]).remove(&name);
-        if let (Some(said), Ok(bytes)) = (said, std::fs::read(build)) {
-            let digest = oci::hex(&Sha256::digest(bytes));
-            found.insert(
-                "unlade".to_owned(),
-                format!("{said} (sha256 {})", &digest[..16]),
-            );
+        if let Some(said) = machine::version_of_build(build) {
+            found.insert("unlade".to_owned(), said);
         }
     }
     found

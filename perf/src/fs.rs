@@ -125,6 +125,7 @@ impl Lab {
         )
         .context("mount a tmpfs")?;
         fs::create_dir(lab.mount_point())?;
+        fs::create_dir(lab.scratch())?;
         Ok(lab)
     }
 
@@ -152,6 +153,11 @@ impl Lab {
                 .arg(&path),
         )?;
         Ok(Fresh { path, plain: None })
+    }
+
+    /// A directory in memory for what does not belong to a store: sockets, logs, mount points.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.mount_dir().join("scratch")
     }
 
     fn mount_dir(&self) -> PathBuf {
@@ -228,7 +234,7 @@ fn sweep(root: &Path) {
         let Some((kind, rest)) = name.split_once('-') else {
             continue;
         };
-        if !["loop", "plain", "log"].contains(&kind) {
+        if !["loop", "plain", "log", "registry"].contains(&kind) {
             continue;
         }
         let pid: String = rest.chars().take_while(char::is_ascii_digit).collect();

@@ -14,7 +14,7 @@ use crate::oci::{Compression, hex};
 use crate::split::split;
 use crate::tarhop::Hop;
 use crate::trees::{ensure_tree, names_in, pack, packages};
-use crate::workloads::{PARTS, Store};
+use crate::workloads::{SPLITS, Store};
 use crate::{machine, sys};
 
 /// Size and digest of one file.
@@ -78,8 +78,7 @@ fn ensure_tar(store: &Store, name: &str) -> Result<()> {
         "tiny" => generate(&out, 3, 300, "tiny"),
         "smoke-a" => generate(&out, 600, 6_000, "a"),
         "smoke-b" => generate(&out, 200, 40_000, "b"),
-        many if many.contains("-many.") => split_many(store, many),
-        other => bail!("no layer called {other:?}"),
+        other => split_many(store, other),
     }
 }
 
@@ -108,14 +107,15 @@ fn big(store: &Store, out: &Path) -> Result<()> {
 }
 
 fn split_many(store: &Store, layer: &str) -> Result<()> {
-    let (family, _) = layer.rsplit_once('.').context("layer number")?;
-    let top = family.strip_suffix("-many").context("layer family")?;
+    let family = layer.rsplit_once('.').map(|(family, _)| family);
+    let found = SPLITS.iter().find(|(name, ..)| Some(*name) == family);
+    let (family, inputs, parts) = found.with_context(|| format!("no layer called {layer:?}"))?;
     let mut maps = Vec::new();
-    for input in ["debian", top] {
+    for &input in inputs {
         ensure_tar(store, input)?;
         maps.push(sys::map_file(&File::open(store.layer(input, "tar"))?)?);
     }
-    let outputs: Vec<_> = (0..PARTS)
+    let outputs: Vec<_> = (0..*parts)
         .map(|n| store.layer(&format!("{family}.{n}"), "tar"))
         .collect();
     split(

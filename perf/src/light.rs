@@ -37,27 +37,72 @@ pub(crate) struct Stages {
     pub(crate) sha256: Cost,
     /// Extraction from memory onto the fresh file system.
     pub(crate) extract: Cost,
+    /// Of a pull: receiving the blobs from the registry, its CPU included.
+    #[serde(default)]
+    pub(crate) receive: Cost,
+    /// Of a pull: writing each tar into one file of the fresh file system.
+    #[serde(default)]
+    pub(crate) one_file: Cost,
 }
 
 impl Stages {
     /// Seconds of light: the stages' CPU time spread over all cores, but never less than the
     /// longest stage, since each is taken as one thread's work.
-    #[allow(clippy::cast_precision_loss)]
     pub(crate) fn light(&self, cores: usize, fresh: bool) -> f64 {
         let decode = if fresh {
             self.decode_fresh
         } else {
             self.decode
         };
-        let stages = [self.read, decode, self.sha256, self.extract];
-        let total: f64 = stages.iter().map(|stage| stage.cpu).sum();
-        let longest = stages.iter().map(|stage| stage.wall).fold(0.0, f64::max);
-        longest.max(total / cores.max(1) as f64)
+        spread([self.source(), decode, self.sha256, self.extract], cores)
     }
+
+    /// Light where the tars are written as they are: what an EROFS image over them costs.
+    pub(crate) fn light_one_file(&self, cores: usize) -> f64 {
+        spread(
+            [self.source(), self.decode, self.sha256, self.one_file],
+            cores,
+        )
+    }
+
+    /// Where the blobs come from: of a pull the registry, else the page cache.
+    fn source(&self) -> Cost {
+        if self.receive.wall > 0.0 {
+            self.receive
+        } else {
+            self.read
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn spread(stages: [Cost; 4], cores: usize) -> f64 {
+    let total: f64 = stages.iter().map(|stage| stage.cpu).sum();
+    let longest = stages.iter().map(|stage| stage.wall).fold(0.0, f64::max);
+    longest.max(total / cores.max(1) as f64)
 }
 
 /// Measures all stages of an image once.
 pub(crate) fn measure(blobs: &[Blob], fresh: &Fresh) -> Result<Stages> {
+    stages(blobs, fresh, |_, _| Ok(()))
+}
+
+/// The same, and what it costs to write each tar into one file, as a pull may.
+pub(crate) fn measure_pull(blobs: &[Blob], fresh: &Fresh) -> Result<Stages> {
+    let mut count = 0;
+    stages(blobs, fresh, |stages, tar| {
+        count += 1;
+        let to = fresh.path().join(format!("light-{count}.tar"));
+        time(&mut stages.one_file, || Ok(std::fs::write(&to, tar)?))?;
+        Ok(std::fs::remove_file(&to)?)
+    })
+}
+
+fn stages(
+    blobs: &[Blob],
+    fresh: &Fresh,
+    mut more: impl FnMut(&mut Stages, &[u8]) -> Result<()>,
+) -> Result<Stages> {
     let dest = fresh.path().join("light");
     std::fs::create_dir(&dest)?;
     let mut stages = Stages::default();
@@ -69,6 +114,7 @@ pub(crate) fn measure(blobs: &[Blob], fresh: &Fresh) -> Result<Stages> {
         if blob.compression == Compression::Tar {
             time(&mut stages.sha256, || Ok(sha256(&bytes)))?;
             time(&mut stages.extract, || extractor.layer(&bytes))?;
+            more(&mut stages, &bytes)?;
             continue;
         }
         let size = decoded_size(blob.compression, &bytes)?;
@@ -80,13 +126,14 @@ pub(crate) fn measure(blobs: &[Blob], fresh: &Fresh) -> Result<Stages> {
             Ok((sha256(&bytes), sha256(&tar[..size])))
         })?;
         time(&mut stages.extract, || extractor.layer(&tar[..size]))?;
+        more(&mut stages, &tar[..size])?;
     }
     time(&mut stages.extract, || extractor.finish())?;
     Ok(stages)
 }
 
 /// Adds to a stage what `work` takes.
-fn time<T>(cost: &mut Cost, work: impl FnOnce() -> Result<T>) -> Result<()> {
+pub(crate) fn time<T>(cost: &mut Cost, work: impl FnOnce() -> Result<T>) -> Result<()> {
     let (begin, cpu) = (Instant::now(), sys::process_cpu_seconds());
     std::hint::black_box(work()?);
     cost.cpu += sys::process_cpu_seconds() - cpu;
@@ -156,6 +203,7 @@ mod tests {
             decode_fresh: cost(2.0),
             sha256: cost(0.5),
             extract: cost(0.4),
+            ..Stages::default()
         }
     }
 
@@ -167,6 +215,14 @@ mod tests {
         close(stages().light(4, false), 1.0);
         close(stages().light(1, true), 3.0);
         close(stages().light(8, true), 2.0);
+    }
+
+    #[test]
+    fn of_a_pull_receiving_takes_the_place_of_reading() {
+        let mut pull = stages();
+        (pull.receive, pull.one_file) = (cost(0.3), cost(0.1));
+        assert!((pull.light(1, false) - 2.2).abs() < 1e-9);
+        assert!((pull.light_one_file(1) - 1.9).abs() < 1e-9);
     }
 
     #[test]

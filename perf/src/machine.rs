@@ -7,6 +7,9 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::oci::hex;
 
 /// A note on the machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,6 +130,14 @@ pub(crate) fn versions(programs: &[&str]) -> BTreeMap<String, String> {
         ))
     };
     programs.iter().filter_map(version).collect()
+}
+
+/// What a build of unlade says its version is, and the digest of the file.
+pub(crate) fn version_of_build(build: &Path) -> Option<String> {
+    let name = build.display().to_string();
+    let said = versions(&[&name]).remove(&name)?;
+    let digest = hex(&Sha256::digest(fs::read(build).ok()?));
+    Some(format!("{said} (sha256 {})", &digest[..16]))
 }
 
 /// Today in UTC.

@@ -17,6 +17,7 @@ mod machine;
 mod markdown;
 mod measure;
 mod oci;
+mod pull;
 mod report;
 mod run;
 mod split;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use crate::fs::{Backing, FsKind};
 use crate::light::{Cost, Stages};
+use crate::machine::Machine;
 use crate::measure::Sample;
 use crate::report::Report;
 use crate::run::{Case, Row};
@@ -18,39 +19,11 @@ impl Report {
     /// The report as Markdown.
     pub(crate) fn markdown(&self) -> String {
         let mut out = String::new();
-        let machine = &self.machine;
         let plain = self.cases.iter().all(|case| case.fs == FsKind::Plain)
             && self.latency.iter().all(|row| row.fs == FsKind::Plain);
-        let backing = match self.backing {
-            _ if plain => "Plain directories, no file systems of our own",
-            Backing::Disk => "File system images on disk",
-            _ => "File system images in a tmpfs",
-        };
-        line(
-            &mut out,
-            format!("# perf {}, {}\n", self.suite, machine.date),
-        );
-        line(
-            &mut out,
-            format!(
-                "{}, {} cores, {} MiB, Linux {}, {}, huge pages {}, load {} at the start. \
-                 {backing}, source blobs in the page cache ({}). {} rounds.\n",
-                machine.cpu,
-                machine.cores,
-                machine.memory_mib,
-                machine.kernel,
-                machine.os,
-                machine.huge_pages,
-                machine.load,
-                machine.source_fs,
-                self.runs
-            ),
-        );
-        line(
-            &mut out,
-            "Medians; in brackets the least and the most. Ratios are of paired rounds. \
-             What each column means: perf/README.md.",
-        );
+        let backing = if plain { None } else { Some(self.backing) };
+        let heading = heading(&self.suite, &self.machine, backing, self.runs);
+        line(&mut out, heading);
         for case in &self.cases {
             self.case(&mut out, case);
         }
@@ -85,6 +58,37 @@ impl Report {
         }
         stages(out, &case.light, &lights);
     }
+}
+
+/// The title, the machine, and what all tables have in common. `backing` is where the file system
+/// images lie, if there are any.
+pub(crate) fn heading(
+    suite: &str,
+    machine: &Machine,
+    backing: Option<Backing>,
+    rounds: usize,
+) -> String {
+    let backing = match backing {
+        None => "Plain directories, no file systems of our own",
+        Some(Backing::Disk) => "File system images on disk",
+        Some(_) => "File system images in a tmpfs",
+    };
+    format!(
+        "# perf {suite}, {}\n\n\
+         {}, {} cores, {} MiB, Linux {}, {}, huge pages {}, load {} at the start. \
+         {backing}, source blobs in the page cache ({}). {rounds} rounds.\n\n\
+         Medians; in brackets the least and the most. Ratios are of paired rounds. \
+         What each column means: perf/README.md.",
+        machine.date,
+        machine.cpu,
+        machine.cores,
+        machine.memory_mib,
+        machine.kernel,
+        machine.os,
+        machine.huge_pages,
+        machine.load,
+        machine.source_fs,
+    )
 }
 
 fn rows(out: &mut String, case: &Case, lights: &[Vec<f64>; 2]) {
@@ -218,14 +222,16 @@ fn latency(out: &mut String, rows: &[Latency]) {
     }
 }
 
-fn list(out: &mut String, title: &str, items: &BTreeMap<String, String>) {
+/// A section that lists names with a text each.
+pub(crate) fn list(out: &mut String, title: &str, items: &BTreeMap<String, String>) {
     line(out, format!("\n## {title}\n"));
     for (name, text) in items {
         line(out, format!("- {name}: {text}"));
     }
 }
 
-fn line(out: &mut String, text: impl AsRef<str>) {
+/// Appends a line.
+pub(crate) fn line(out: &mut String, text: impl AsRef<str>) {
     let _ = writeln!(out, "{}", text.as_ref());
 }
 
@@ -244,7 +250,8 @@ pub(crate) fn rss_mib(sample: &Sample) -> f64 {
     sample.peak_rss_kib as f64 / 1024.0
 }
 
-fn plain(values: &[f64], digits: usize) -> String {
+/// The median, or a dash.
+pub(crate) fn plain(values: &[f64], digits: usize) -> String {
     spread(values).map_or_else(|| "-".to_owned(), |s| format!("{:.digits$}", s.median))
 }
 

@@ -33,6 +33,22 @@ pub(crate) struct Sample {
     pub(crate) machine_cpu: f64,
     /// Wall seconds of a `syncfs` right after; not part of `wall`.
     pub(crate) flush: f64,
+    /// What the daemons took meanwhile, which are not in the process tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) daemons: Option<Daemons>,
+}
+
+/// What processes took that ran before the timed ones and go on after them.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Daemons {
+    /// CPU seconds of the contestant's daemons.
+    pub(crate) cpu: f64,
+    /// Peak RSS in KiB of the largest of them.
+    pub(crate) peak_rss_kib: u64,
+    /// The sum of their peaks in KiB.
+    pub(crate) sum_rss_kib: u64,
+    /// CPU seconds of the registry.
+    pub(crate) registry_cpu: f64,
 }
 
 impl Sample {
@@ -59,6 +75,7 @@ pub(crate) fn timed(spec: &Spec, fresh: &Fresh) -> Result<Sample> {
         peak_rss_kib: outcome.max_rss_kib,
         machine_cpu,
         flush: begin.elapsed().as_secs_f64(),
+        daemons: None,
     })
 }
 

@@ -36,14 +36,8 @@ pub(crate) struct Report {
 impl Report {
     /// Writes `DATE-SUITE.json` and `DATE-SUITE.md` into a directory and returns their paths.
     pub(crate) fn write(&self, dir: &Path) -> Result<[PathBuf; 2]> {
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let stem = format!("{}-{}", self.machine.date, self.suite);
-        let paths = ["json", "md"].map(|extension| dir.join(format!("{stem}.{extension}")));
-        let mut json = serde_json::to_string_pretty(self)?;
-        json.push('\n');
-        fs::write(&paths[0], json)?;
-        fs::write(&paths[1], self.markdown())?;
-        Ok(paths)
+        write(dir, &stem, self, &self.markdown())
     }
 
     /// Whether anything failed that was meant to run.
@@ -54,6 +48,22 @@ impl Report {
             .any(|row| row.error.is_some())
             || self.latency.iter().any(|row| row.error.is_some())
     }
+}
+
+/// Writes a report as `STEM.json` and `STEM.md` into a directory and returns their paths.
+pub(crate) fn write(
+    dir: &Path,
+    stem: &str,
+    report: &impl Serialize,
+    markdown: &str,
+) -> Result<[PathBuf; 2]> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let paths = ["json", "md"].map(|extension| dir.join(format!("{stem}.{extension}")));
+    let mut json = serde_json::to_string_pretty(report)?;
+    json.push('\n');
+    fs::write(&paths[0], json)?;
+    fs::write(&paths[1], markdown)?;
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -73,6 +83,7 @@ mod tests {
             peak_rss_kib: 2048,
             machine_cpu: wall,
             flush: 0.0,
+            daemons: None,
         };
         let samples = walls.iter().map(sample).collect();
         Row {

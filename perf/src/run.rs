@@ -152,7 +152,7 @@ fn case(store: &Store, lab: &Lab, plan: &Plan, workload: &str, fs: FsKind) -> Re
 }
 
 /// The order of one round: everybody, beginning one further each round.
-fn rotation(count: usize, round: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn rotation(count: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |place| (place + round) % count)
 }
 
@@ -169,6 +169,7 @@ fn own_report(
     if let Some(failure) = child::spawn(&Spec {
         steps: vec![step],
         log,
+        env: Vec::new(),
     })?
     .failure
     {
@@ -200,6 +201,7 @@ fn unpack(
         &Spec {
             steps,
             log: log.path().to_owned(),
+            env: Vec::new(),
         },
         fresh,
     )?;

@@ -19,6 +19,21 @@ pub(crate) enum Suite {
     Smoke,
     /// Start-up latency alone
     Tiny,
+    /// Pulls from a loopback registry: all engines, light, second pulls, reading back
+    Pull,
+    /// The same with small generated images, two rounds, no network: does the harness work?
+    PullSmoke,
+}
+
+/// A suite that unpacks what lies on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnpackSuite {
+    /// Real images.
+    Unpack,
+    /// Generated images.
+    Smoke,
+    /// Latency alone.
+    Tiny,
 }
 
 /// What a suite does unless options say otherwise.
@@ -46,11 +61,11 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// The defaults of a suite.
-    pub(crate) fn of(suite: Suite, contestants: Vec<Contestant>, light: bool) -> Self {
+    pub(crate) fn of(suite: UnpackSuite, contestants: Vec<Contestant>, light: bool) -> Self {
         let list = |names: &str| names.split(',').map(str::to_owned).collect::<Vec<_>>();
         let both = vec![FsKind::Xfs, FsKind::Ext4];
         match suite {
-            Suite::Unpack => Self {
+            UnpackSuite::Unpack => Self {
                 name: "unpack",
                 contestants,
                 workloads: list(UNPACK),
@@ -61,7 +76,7 @@ impl Settings {
                 light,
                 out: Some(results_dir()),
             },
-            Suite::Smoke => Self {
+            UnpackSuite::Smoke => Self {
                 name: "smoke",
                 contestants,
                 workloads: list("tiny,smoke,smoke-zstd,smoke-tar"),
@@ -72,7 +87,7 @@ impl Settings {
                 light,
                 out: None,
             },
-            Suite::Tiny => Self {
+            UnpackSuite::Tiny => Self {
                 name: "tiny",
                 contestants,
                 workloads: Vec::new(),
@@ -92,7 +107,8 @@ fn workspace() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-fn results_dir() -> PathBuf {
+/// Where the results live that are kept.
+pub(crate) fn results_dir() -> PathBuf {
     workspace().join("perf/results")
 }
 

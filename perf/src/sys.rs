@@ -53,6 +53,29 @@ pub(crate) fn process_cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// CPU seconds that another process has used so far, without its children.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn cpu_seconds_of(pid: u32) -> Result<f64> {
+    let pid = libc::pid_t::try_from(pid).context("process number")?;
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: the pointer is to a clock id of our own.
+    let rc = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    anyhow::ensure!(
+        rc == 0,
+        "CPU clock of process {pid}: {}",
+        io::Error::from_raw_os_error(rc)
+    );
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a `timespec` of our own; a clock of a process that is gone fails.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error()).with_context(|| format!("CPU time of {pid}"));
+    }
+    Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
+}
+
 /// Asks the kernel to kill the command when the thread that starts it ends, however it ends.
 pub(crate) fn die_with_parent(command: &mut Command) -> &mut Command {
     let arm = || {
@@ -112,6 +135,13 @@ mod tests {
             sum = std::hint::black_box(sum ^ i);
         }
         assert!(process_cpu_seconds() > before);
+    }
+
+    #[test]
+    fn the_clock_of_another_process_is_read() {
+        let own = cpu_seconds_of(std::process::id()).unwrap();
+        assert!(own > 0.0 && own <= process_cpu_seconds());
+        assert!(cpu_seconds_of(u32::MAX).is_err());
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub(crate) fn latency(
             let outcome = child::spawn(&Spec {
                 steps,
                 log: log.path().to_owned(),
+                env: Vec::new(),
             })?;
             match outcome.failure {
                 None => row.wall_ms.push(outcome.wall * 1e3),

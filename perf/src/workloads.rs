@@ -3,20 +3,28 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::layers::{LayerRecord, ensure_layers};
 use crate::oci::{Compression, Layer, write_layout};
 use crate::trees::TREES;
 
-/// Layers of a `-many` image.
-pub(crate) const PARTS: usize = 8;
+/// Images that are the entries of other layers, split into layers of similar size:
+/// name, inputs, layers.
+pub(crate) const SPLITS: [(&str, [&str; 2], usize); 5] = [
+    ("node-many", ["debian", "node"], 8),
+    ("python-many", ["debian", "python"], 8),
+    ("node-60", ["debian", "node"], 60),
+    ("pyds-60", ["debian", "python"], 60),
+    ("smoke-60", ["smoke-a", "smoke-b"], 60),
+];
 
 /// Every image, in the order in which they are made.
-pub(crate) const IMAGES: [&str; 11] = [
+pub(crate) const IMAGES: [&str; 14] = [
     "tiny",
     "smoke",
+    "smoke-60",
     "debian",
     "python",
     "node",
@@ -25,6 +33,8 @@ pub(crate) const IMAGES: [&str; 11] = [
     "three",
     "node-many",
     "python-many",
+    "node-60",
+    "pyds-60",
     "big",
 ];
 
@@ -79,13 +89,16 @@ fn layers_of(image: &str) -> Result<Vec<String>> {
         "nodeapp" => &["debian", "node"],
         "three" => &["debian", "python", "node"],
         "smoke" => &["smoke-a", "smoke-b"],
-        "node-many" | "python-many" => {
-            return Ok((0..PARTS).map(|part| format!("{image}.{part}")).collect());
+        other => {
+            let found = SPLITS.iter().find(|(name, ..)| *name == other);
+            let (_, _, parts) = found.with_context(|| {
+                format!(
+                    "no workload called {other:?}; there are: {}",
+                    IMAGES.join(" ")
+                )
+            })?;
+            return Ok((0..*parts).map(|part| format!("{image}.{part}")).collect());
         }
-        other => bail!(
-            "no workload called {other:?}; there are: {}",
-            IMAGES.join(" ")
-        ),
     };
     Ok(names.iter().map(|&name| name.to_owned()).collect())
 }
@@ -259,7 +272,26 @@ mod tests {
         for image in IMAGES {
             assert!(!layers_of(image).unwrap().is_empty(), "{image}");
         }
-        assert_eq!(layers_of("node-many").unwrap().len(), PARTS);
+        for (image, _, parts) in SPLITS {
+            assert_eq!(layers_of(image).unwrap().len(), parts);
+        }
+    }
+
+    #[test]
+    fn an_image_of_sixty_layers_is_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(temp.path().to_owned())).unwrap();
+        ensure(&store, &["smoke-60".to_owned()]).unwrap();
+        let blobs = crate::oci::read_layers(&store.image("smoke-60")).unwrap();
+        assert_eq!(blobs.len(), 60);
+        // A layer begins with the directories above its first entry, so entries grow.
+        let [split, whole] = ["smoke-60", "smoke"].map(|name| {
+            if name == "smoke" {
+                ensure(&store, &[name.to_owned()]).unwrap();
+            }
+            summary(&store, name).unwrap().entries
+        });
+        assert!(split > whole && split < whole + 180, "{split} and {whole}");
     }
 
     #[test]

@@ -162,7 +162,9 @@ impl Driver for ErofsDriver {
         let snapshot = snapshot::open(&self.layout, id)?;
         let lower = self.images()?.mount(&snapshot.info.layers)?;
         let upper = (snapshot.upper.as_fd(), snapshot.work.as_fd());
-        way::overlay(&self.layout, lower, upper, snapshot.info.label.as_deref())
+        let source = snapshot::source(&self.layout, id);
+        let label = snapshot.info.label.as_deref();
+        way::overlay(&self.layout, lower, upper, &source, label)
     }
 
     fn changes(&self, id: &SnapshotId) -> Result<Vec<Change>> {

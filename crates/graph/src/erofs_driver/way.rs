@@ -10,7 +10,10 @@ use std::{
     path::PathBuf,
 };
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::{
+    fs::{Mode, OFlags, mkdirat, openat},
+    io::Errno,
+};
 use unlade_unpack::{
     Error, Kind, Result,
     entry::{Entry, EntryKind, Meta},
@@ -220,6 +223,24 @@ fn right(mount: &OwnedFd) -> Result<()> {
     }
 }
 
+/// An error by which a kernel says that it cannot do that; others are errors for us too.
+fn refusal(e: Error) -> Result<Error> {
+    let cannot = [
+        Errno::INVAL,
+        Errno::OPNOTSUPP,
+        Errno::NOTBLK,
+        Errno::NOSYS,
+        // Blocks of 512 bytes, in kernels that know them by halves.
+        Errno::BADMSG,
+    ];
+    let cannot = |n: i32| cannot.iter().any(|e| e.raw_os_error() == n);
+    if e.kind() == Kind::Unsupported || e.raw_os_error().is_some_and(cannot) {
+        Ok(e)
+    } else {
+        Err(e)
+    }
+}
+
 /// The best way that works.
 pub(super) fn find(layout: &Layout) -> Result<Found> {
     let sample = Sample::new(layout)?;
@@ -229,7 +250,7 @@ pub(super) fn find(layout: &Layout) -> Result<Found> {
     };
     let no_index = match sample.index() {
         Ok(()) => return found(Way::Index, ", mounted from files"),
-        Err(e) => e,
+        Err(e) => refusal(e)?,
     };
     tracing::debug!(error = %no_index, "no EROFS over tars");
     match sample.full(Way::Full) {
@@ -241,8 +262,8 @@ pub(super) fn find(layout: &Layout) -> Result<Found> {
             let why = format!(", as this kernel has no {what} for EROFS (Linux 6.12 has)");
             found(Way::Full, &why)
         }
-        Err(no_full) => {
-            tracing::debug!(error = %no_full, "no EROFS from files");
+        Err(e) => {
+            tracing::debug!(error = %refusal(e)?, "no EROFS from files");
             sample.full(Way::Loop).map_err(|e| {
                 e.with_hint(
                     "EROFS needs root and a kernel with it (modprobe erofs); choose another driver",
@@ -276,18 +297,22 @@ pub(super) fn overlay(
     layout: &Layout,
     lower: OwnedFd,
     upper: (BorrowedFd<'_>, BorrowedFd<'_>),
+    source: &str,
     label: Option<&str>,
 ) -> Result<OwnedFd> {
     if kernel_is_at_least(DETACHED) {
-        return stack(layout, &lower, upper, label);
+        return stack(layout, &lower, upper, source, label);
     }
-    attached(layout, &lower, |lower| stack(layout, lower, upper, label))
+    attached(layout, &lower, |lower| {
+        stack(layout, lower, upper, source, label)
+    })
 }
 
 fn stack(
     layout: &Layout,
     lower: &OwnedFd,
     upper: (BorrowedFd<'_>, BorrowedFd<'_>),
+    source: &str,
     label: Option<&str>,
 ) -> Result<OwnedFd> {
     let lower = |_| {
@@ -300,6 +325,7 @@ fn stack(
         upper: Some(upper),
         userxattr: false,
         label,
+        source,
     };
     mount::overlay(layout, &what)
 }
@@ -333,7 +359,60 @@ pub(super) fn snapshots_work(layout: &Layout) -> Result<()> {
         sample.place.directory("upper")?,
         sample.place.directory("work")?,
     );
-    let merged = overlay(layout, lower, (upper.as_fd(), work.as_fd()), None)?;
+    let merged = overlay(layout, lower, (upper.as_fd(), work.as_fd()), "unlade", None)?;
     right(&merged)?;
     mkdirat(&merged, "new", Mode::RWXU).map_err(|e| Error::host("write to an overlay", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_and_a_lower_with_a_path() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root may mount");
+            return;
+        }
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let found = find(&layout).unwrap();
+        assert!(found.why.starts_with(describe(found.way)), "{found:?}");
+        snapshots_work(&layout).unwrap();
+        for way in [Way::Full, Way::Loop] {
+            Sample::new(&layout).unwrap().full(way).unwrap();
+        }
+        let sample = Sample::new(&layout).unwrap();
+        sample.blocks().unwrap();
+        sample.index().unwrap();
+
+        // As for kernels before 6.15.
+        let tree = Sample::tree(true).unwrap();
+        let write = |f: &File| build::full(&tree, &[sample.layer()], f).map(drop);
+        let lower = mount(Way::Full, &sample.image("i", write).unwrap(), "", &[]).unwrap();
+        let upper = sample.place.directory("upper").unwrap();
+        let work = sample.place.directory("work").unwrap();
+        let upper = (upper.as_fd(), work.as_fd());
+        let merged = attached(&layout, &lower, |lower| {
+            stack(&layout, lower, upper, "s", None)
+        });
+        right(&merged.unwrap()).unwrap();
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!table.contains(dir.path().to_str().unwrap()), "{table}");
+        drop(sample);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("staging"))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+
+    #[test]
+    fn only_refusals_lead_to_another_way() {
+        assert!(refusal(Error::host("mount", Errno::INVAL)).is_ok());
+        assert!(refusal(Error::host("mount", Errno::NOTBLK)).is_ok());
+        assert!(refusal(Error::host("mount", Errno::IO)).is_err());
+        assert!(refusal(Error::host("mount", Errno::PERM)).is_err());
+    }
 }
