@@ -2,12 +2,14 @@
 
 mod blobs;
 mod documents;
+mod images;
 mod tars;
 
 /// Inputs by target.
 pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("documents", documents::all()),
+        ("erofs_reader", images::erofs()),
         ("gzip", blobs::gzip()),
         ("gzip_parallel", noise(64, 40..160)),
         ("layer_model", noise(96, 12..300)),
