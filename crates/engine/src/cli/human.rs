@@ -119,11 +119,6 @@ impl Filters {
         Ok(filters)
     }
 
-    /// Whether nothing was asked for.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The values given for a name.
     pub(crate) fn get(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.get(name).into_iter().flatten().map(|v| &**v)

@@ -430,8 +430,8 @@ impl Http {
             Some(pause) if pause > self.config.max_backoff => {
                 let seconds = pause.as_secs();
                 let long = match seconds {
-                    ..7200 => format!("{} minutes", seconds.div_ceil(60)),
-                    ..259_200 => format!("{} hours", seconds.div_ceil(3600)),
+                    0..7200 => format!("{} minutes", seconds.div_ceil(60)),
+                    7200..259_200 => format!("{} hours", seconds.div_ceil(3600)),
                     _ => "days".to_owned(),
                 };
                 let hint = format!("it asks to wait for {long}; log in to be allowed more");

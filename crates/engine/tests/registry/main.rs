@@ -8,6 +8,8 @@ mod peers;
 mod pushes;
 mod real;
 mod server;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::time::Duration;
 
