@@ -1,4 +1,9 @@
-//! Layers and copy-on-write snapshots on this host's file systems.
+#![doc = include_str!("../README.md")]
+//!
+//! # On disk
+//!
+//! Every driver has a directory of its own, laid out as [`layout`] says. What it puts there is
+//! said at the head of its module.
 
 mod btrfs;
 mod copy;

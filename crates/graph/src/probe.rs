@@ -204,6 +204,7 @@ fn overlay_works(layout: &Layout) -> Result<()> {
             upper: Some((upper.as_fd(), work.as_fd())),
             userxattr: false,
             label: None,
+            source: "unlade",
         },
     )?;
     let there = |path: &str| statat(&mount, path, AtFlags::SYMLINK_NOFOLLOW);
