@@ -306,7 +306,11 @@ impl Http {
                 return Err(refuse("without a target".to_owned()));
             };
             target.set_fragment(None);
-            self.may_go(&now.url, &target, &ask.url).map_err(refuse)?;
+            self.may_go(&now.url, &target, &ask.url).map_err(&refuse)?;
+            if !reads && target.origin() != now.url.origin() {
+                // What is sent may be a password.
+                return Err(refuse(format!("of a {} to another host", now.method)));
+            }
             tracing::debug!(from, to = redact(&target), "redirect");
             if target.origin() != now.url.origin() {
                 now.private = HeaderMap::new();
