@@ -3,7 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use unlade_engine::image::{Config, Descriptor, Document, Index, Platform, media};
+use unlade_engine::image::{
+    Config, Descriptor, Document, FullConfig, Index, Platform, change, full::ContainerConfig,
+    media, time,
+};
 use unlade_fuzz::input::Input;
 use unlade_unpack::Digest;
 
@@ -122,12 +125,49 @@ fn config(bytes: &[u8], value: Option<&Value>) {
     assert_eq!(platform, config.platform);
     let again = serde_json::to_vec(value).expect("a value");
     assert_eq!(Config::parse(&again).as_ref().map_err(drop), Ok(&config));
+    full(bytes, &config);
+}
+
+/// What is written of a whole config says the same again.
+fn full(bytes: &[u8], config: &Config) {
+    let Ok(full) = FullConfig::parse(bytes.to_vec()) else {
+        return;
+    };
+    assert_eq!((&full.diff_ids, &full.raw[..]), (&config.diff_ids, bytes));
+    assert_eq!(full.platform(), config.platform);
+    let again = FullConfig::parse(full.to_document()).expect("it was written by us");
+    let (raw, docker_version) = (again.raw.clone(), String::new());
+    let run = Some(full.config.clone().unwrap_or_default());
+    let same = FullConfig {
+        raw,
+        docker_version,
+        config: run,
+        ..full
+    };
+    assert_eq!(again, same);
+}
+
+/// Changes as `import` takes them, and times as filters do.
+fn changes(text: &str) {
+    let mut run = ContainerConfig::default();
+    if change::apply(&mut run, &[text.to_owned()]).is_ok() {
+        let written = serde_json::to_vec(&run).expect("it can be written");
+        let again: ContainerConfig = serde_json::from_slice(&written).expect("and read");
+        assert_eq!(again, run);
+    }
+    let _ = time::go_duration(text);
+    let _ = time::point(text, jiff_now(), &jiff::tz::TimeZone::UTC);
+}
+
+fn jiff_now() -> jiff::Timestamp {
+    jiff::Timestamp::UNIX_EPOCH
 }
 
 fn words(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
+    changes(text);
     // Longer ones are cut when shown.
     if let Some(platform) = text.parse::<Platform>().ok().filter(|_| text.len() < 200) {
         assert_eq!(

@@ -7,6 +7,7 @@
 //! `source` `dest` `store` `registry` · `unpack` `pull` `archive` · `engine` · `cli`.
 //! `tests/layers.rs` holds this.
 
+pub mod archive;
 pub mod cli;
 pub mod config;
 pub mod dest;
@@ -14,6 +15,7 @@ pub mod engine;
 pub mod error;
 pub mod image;
 pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod source;
 pub mod store;

@@ -18,6 +18,17 @@ const UNPACK: &[&[&str]] = &[
     &["sink"],
     &["pipeline", "fuzzing"],
 ];
+const GRAPH: &[&[&str]] = &[
+    &["sys"],
+    &["remove", "walk"],
+    &["layout"],
+    &["mount", "tree"],
+    &["driver", "erofs"],
+    &["roots", "info", "diff", "verify"],
+    &["snapshot", "copy", "btrfs"],
+    &["overlay", "trees", "erofs_driver"],
+    &["probe"],
+];
 const ENGINE: &[&[&str]] = &[
     &["error", "config", "events"],
     &["image", "sys"],
@@ -133,17 +144,28 @@ fn unpack_imports_only_upwards() {
 }
 
 #[test]
+fn graph_imports_only_upwards() {
+    check("graph", GRAPH);
+}
+
+#[test]
 fn engine_imports_only_upwards() {
     check("engine", ENGINE);
 }
 
 #[test]
-fn unpack_has_no_runtime_network_or_database() {
+fn unpack_and_graph_have_no_runtime_network_or_database() {
+    for package in ["unlade-unpack", "unlade-graph"] {
+        has_no_runtime_network_or_database(package);
+    }
+}
+
+fn has_no_runtime_network_or_database(package: &str) {
     let Ok(out) = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args([
             "tree",
             "-p",
-            "unlade-unpack",
+            package,
             "-e",
             "normal",
             "--prefix",
@@ -161,7 +183,7 @@ fn unpack_has_no_runtime_network_or_database() {
         return;
     }
     let tree = String::from_utf8(out.stdout).unwrap();
-    assert!(tree.contains("sha2 "));
+    assert!(tree.contains("sha2 "), "{package}");
     const BANNED: &[&str] = &[
         "tokio",
         "async-std",
@@ -181,6 +203,6 @@ fn unpack_has_no_runtime_network_or_database() {
     ];
     for line in tree.lines() {
         let name = line.split(' ').next().unwrap_or_default();
-        assert!(!BANNED.contains(&name), "unlade-unpack depends on {name}");
+        assert!(!BANNED.contains(&name), "{package} depends on {name}");
     }
 }

@@ -4,6 +4,7 @@ mod btrfs;
 mod copy;
 mod diff;
 pub mod driver;
+pub mod erofs;
 mod info;
 pub mod layout;
 pub mod mount;

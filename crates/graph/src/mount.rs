@@ -21,6 +21,7 @@ use rustix::{
 };
 use unlade_unpack::{Error, Kind, Result, fault};
 
+pub use crate::sys::{LoopDevice, loop_device};
 use crate::{layout::Layout, sys};
 
 /// The most layers that overlayfs merges.

@@ -6,6 +6,7 @@
 //! to fit those below, by its chainID.
 
 use std::{
+    collections::HashSet,
     fs::File,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -72,7 +73,8 @@ impl Overlay {
         };
         let top = tree(&self.layout, top)?;
         // overlayfs wants two layers; one more may give the root its attributes.
-        let extra = layers.len() == 1 || Attrs::of(top.as_fd())? != attrs;
+        let extra =
+            layers.iter().all(|id| Some(id) == layers.last()) || Attrs::of(top.as_fd())? != attrs;
         let root = match extra {
             true => Some(attrs.directory(&self.layout)?),
             false => None,
@@ -81,9 +83,25 @@ impl Overlay {
     }
 
     /// Mounts layers, lowest first, under `root` if it is given.
+    ///
+    /// An image may have the same layer twice, which overlayfs refuses. The upper one alone gives
+    /// the same tree: whatever the lower one shows or hides, the upper does too.
     fn merge(
         &self,
         layers: &[LayerId],
+        root: Option<&OwnedFd>,
+        upper: Option<(&OwnedFd, &OwnedFd)>,
+        label: Option<&str>,
+    ) -> Result<OwnedFd> {
+        let mut seen = HashSet::new();
+        let mut layers: Vec<_> = layers.iter().rev().filter(|id| seen.insert(*id)).collect();
+        layers.reverse();
+        self.stack(&layers, root, upper, label)
+    }
+
+    fn stack(
+        &self,
+        layers: &[&LayerId],
         root: Option<&OwnedFd>,
         upper: Option<(&OwnedFd, &OwnedFd)>,
         label: Option<&str>,
@@ -97,7 +115,7 @@ impl Overlay {
         };
         let below = match below {
             [] => None,
-            _ => Some(self.merge(below, None, None, None)?),
+            _ => Some(self.stack(below, None, None, None)?),
         };
         let lower = |n: usize| {
             let clone = |fd: &OwnedFd| {
@@ -107,7 +125,7 @@ impl Overlay {
             match (root, n.checked_sub(extra), &below) {
                 (Some(root), None, _) => clone(root),
                 (_, Some(n), Some(below)) if n == layers.len() => clone(below),
-                (_, n, _) => tree(&self.layout, &layers[layers.len() - 1 - n.unwrap_or(0)]),
+                (_, n, _) => tree(&self.layout, layers[layers.len() - 1 - n.unwrap_or(0)]),
             }
         };
         let what = Mount {

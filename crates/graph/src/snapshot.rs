@@ -2,7 +2,10 @@
 //!
 //! `snapshots/<id>/` holds `info`, which names the layers, `upper` and `work`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 use rustix::{
     fs::FileType,
@@ -132,7 +135,14 @@ fn is_mounted(layout: &Layout, upper: &OwnedFd) -> Result<bool> {
         fsconfig_set_string(&fs, "index", "on")?;
         fsconfig_create(&fs)
     };
-    Ok(attempt() == Err(Errno::BUSY))
+    // The kernel lets go of a mount a moment after the last process that held it.
+    for _ in 0..20 {
+        if attempt() != Err(Errno::BUSY) {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(true)
 }
 
 /// All layers and snapshots of a layout.

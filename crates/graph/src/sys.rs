@@ -248,15 +248,18 @@ const LO_AUTOCLEAR: u32 = 4;
 
 /// A loop device over a file; it goes when the last user of it does.
 #[derive(Debug)]
-pub(crate) struct LoopDevice {
+pub struct LoopDevice {
     /// Keeps it from going before it is mounted.
-    pub(crate) fd: std::os::fd::OwnedFd,
+    pub fd: std::os::fd::OwnedFd,
     /// Such as `/dev/loop7`.
-    pub(crate) path: String,
+    pub path: String,
 }
 
 /// Makes a read-only loop device over `file` with blocks of `block_bytes`.
-pub(crate) fn loop_device(file: BorrowedFd<'_>, block_bytes: u32) -> Result<LoopDevice, Errno> {
+///
+/// # Errors
+/// If there are no loop devices, or this user may not use them.
+pub fn loop_device(file: BorrowedFd<'_>, block_bytes: u32) -> Result<LoopDevice, Errno> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let control = fs::open(c"/dev/loop-control", flags, Mode::empty())?;
     let backing = u32::try_from(file.as_raw_fd()).map_err(|_| Errno::BADF)?;

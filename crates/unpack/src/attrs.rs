@@ -27,8 +27,9 @@ pub(crate) const USER_OPAQUE: &str = "user.overlay.opaque";
 /// Takes notes of attributes left out: (attribute, why).
 pub(crate) type Note<'a> = dyn FnMut(&[u8], &'static str) + 'a;
 
-/// Why a layer's attribute is not applied; `None` if it is.
-pub(crate) fn refusal(name: &[u8], value: &[u8]) -> Option<&'static str> {
+/// Why a layer's extended attribute is not applied; `None` if it is, as far as the file's type and
+/// the host allow.
+pub fn refusal(name: &[u8], value: &[u8]) -> Option<&'static str> {
     if name.len() > 255 {
         return Some("its name is longer than the kernel's 255 bytes");
     }

@@ -181,7 +181,7 @@ fn hint_for(e: &io::Error) -> Option<&'static str> {
 }
 
 /// Bytes of a path for a message: printable ASCII and UTF-8 as they are, the rest as `\xNN`.
-pub(crate) fn show(bytes: &[u8]) -> String {
+pub fn show(bytes: &[u8]) -> String {
     const MOST: usize = 200;
     let mut out = String::new();
     for chunk in bytes[..bytes.len().min(MOST)].utf8_chunks() {

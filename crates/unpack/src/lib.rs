@@ -36,14 +36,15 @@ pub mod source;
 mod sys;
 pub mod tar;
 
+pub use attrs::refusal as xattr_refusal;
 pub use cancel::Cancel;
 pub use decode::Compression;
 pub use digest::{Algorithm, Digest, Hasher};
-pub use error::{Error, Kind, Place, Result, Stream};
+pub use error::{Error, Kind, Place, Result, Stream, show};
 pub use io::IoChoice;
 pub use limits::Limits;
 pub use pipeline::{Expect, Layer, Progress, Turn, Unpacker};
-pub use report::{Counts, LayerReport, Skipped, Stage};
+pub use report::{Counts, LayerReport, Notes, Skipped, Stage};
 pub use root::LowerLayers;
 pub use sink::{
     Applied, DirOptions, DirSink, IdMap, IdRange, Node, NodeKind, NullSink, Owners, Sink, TreeSink,

@@ -67,12 +67,14 @@ pub struct Skipped {
 
 /// Adds up [`Skipped`] notes; at most [`Notes::KINDS`] different ones.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Vec<Skipped>);
+pub struct Notes(Vec<Skipped>);
 
 impl Notes {
-    const KINDS: usize = 64;
+    /// Most different notes kept.
+    pub const KINDS: usize = 64;
 
-    pub(crate) fn add(&mut self, what: &str, why: &'static str, path: &[u8]) {
+    /// Notes that `what` of `path` was left out.
+    pub fn add(&mut self, what: &str, why: &'static str, path: &[u8]) {
         if let Some(known) = self.0.iter_mut().find(|s| s.what == what && s.why == why) {
             known.count += 1;
         } else if self.0.len() < Self::KINDS {
@@ -90,7 +92,8 @@ impl Notes {
         }
     }
 
-    pub(crate) fn take(&mut self) -> Vec<Skipped> {
+    /// All notes so far, which are forgotten.
+    pub fn take(&mut self) -> Vec<Skipped> {
         std::mem::take(&mut self.0)
     }
 }

@@ -63,6 +63,27 @@ pub fn all() -> Vec<Vec<u8>> {
         2,
         r#"{"rootfs":{"type":"layers","diff_ids":null}}"#.to_owned(),
     ));
+    all.push((2, format!(
+        r#"{{"architecture":"arm64","variant":"v8","os":"linux","os.version":"1","created":"2024-01-02T03:04:05Z",
+            "author":"a","comment":"c","docker_version":"1","config":{{"User":"u","ExposedPorts":{{"80/tcp":{{}}}},
+            "Env":["A=b"],"Entrypoint":["/e"],"Cmd":"x","Volumes":{{"/v":{{}}}},"WorkingDir":"/w","Labels":{{"a":"b"}},
+            "StopSignal":"9","Healthcheck":{{"Test":["CMD","t"],"Interval":5,"Retries":null}},"Shell":["/s"],
+            "OnBuild":["RUN x"],"ArgsEscaped":true}},"rootfs":{{"type":"layers","diff_ids":["{DIGEST}"]}},
+            "history":[{{"created":"x","created_by":"y","author":"a","comment":"c","empty_layer":true}}]}}"#
+    )));
+    for change in [
+        "CMD [\"a\", \"b\"]",
+        "ENTRYPOINT run it",
+        "ENV A=1 B=\"x y\" C=${A:-d}$B",
+        "LABEL a=b 'c d'=e",
+        "EXPOSE 80 53/udp 9000-9003",
+        "HEALTHCHECK --interval=1m30s --retries=3 CMD curl",
+        "ONBUILD RUN x\nUSER u:g\nWORKDIR a/../b\nVOLUME /v\nSTOPSIGNAL SIGRTMIN+3",
+        "1h30m",
+        "2024-01-02T03:04:05.6+01:30",
+    ] {
+        all.push((3, change.to_owned()));
+    }
     // Refused, but not by much.
     for (key, value) in [
         ("Layers", "[]"),

@@ -5,23 +5,90 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
-use super::values;
+use super::{globals::Globals, images, mounts, pull, registries, system, values};
 use crate::{image::Platform, source::Source};
 
-/// Unpacks OCI and Docker images: fast, verified, hostile-proof.
+/// A lean container engine: pulls, keeps, mounts and pushes OCI and Docker images, fast.
 #[derive(Debug, Parser)]
 #[command(name = "unlade", version, arg_required_else_help = true)]
 pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) globals: Globals,
     #[command(subcommand)]
     pub(super) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Pull an image from a registry.
+    Pull(pull::PullArgs),
+    /// Push an image to a registry.
+    Push(registries::PushArgs),
+    /// List images.
+    Images(images::ImagesArgs),
+    /// Show all of an image's details.
+    Inspect(images::InspectArgs),
+    /// Show how an image came to be.
+    History(images::HistoryArgs),
+    /// Give an image a further name.
+    Tag(images::TagArgs),
+    /// Remove images.
+    Rmi(images::RmiArgs),
+    /// Manage images.
+    #[command(subcommand)]
+    Image(Image),
+    /// Manage the store.
+    #[command(subcommand)]
+    System(System),
+    /// Show the graph driver, and why it is used, and other facts.
+    Info(system::InfoArgs),
+    /// Log in to a registry.
+    Login(registries::LoginArgs),
+    /// Log out of a registry.
+    Logout(registries::LogoutArgs),
     /// Unpack an image to a directory, or verify it.
     Unpack(Box<UnpackArgs>),
     /// Decode a gzip file to standard output, with several threads if it is large.
     Gunzip(super::gunzip::GunzipArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Image {
+    /// List images.
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    /// Pull an image from a registry.
+    Pull(pull::PullArgs),
+    /// Push an image to a registry.
+    Push(registries::PushArgs),
+    /// Show all of an image's details.
+    Inspect(images::InspectArgs),
+    /// Show how an image came to be.
+    History(images::HistoryArgs),
+    /// Give an image a further name.
+    Tag(images::TagArgs),
+    /// Remove images.
+    #[command(visible_alias = "remove")]
+    Rm(images::RmiArgs),
+    /// Remove images without a name, or all that are not in use.
+    Prune(images::PruneArgs),
+    /// Mount an image's tree at a directory.
+    Mount(mounts::MountArgs),
+    /// Undo `image mount`.
+    #[command(visible_alias = "umount")]
+    Unmount(mounts::UnmountArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum System {
+    /// Check the whole store, and repair it.
+    Check(system::CheckArgs),
+    /// Show what the store takes of the disk.
+    Df(system::DfArgs),
+    /// Remove what nothing needs.
+    Prune(system::PruneArgs),
+    /// Show the graph driver, and why it is used, and other facts.
+    Info(system::InfoArgs),
 }
 
 const AFTER: &str = "\
@@ -250,7 +317,7 @@ mod tests {
                 .command
             {
                 Command::Unpack(args) => args.limits.limits(),
-                Command::Gunzip(_) => unreachable!("it was told to unpack"),
+                _ => unreachable!("it was told to unpack"),
             }
         };
         assert_eq!(parse(&[]), Limits::default());

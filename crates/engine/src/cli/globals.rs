@@ -12,15 +12,15 @@ use crate::{config::Config, engine::Engine, error::Result};
 #[command(next_help_heading = "Global options")]
 pub(super) struct Globals {
     /// Where images, layers and blobs are kept [default: /var/lib/unlade].
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 
     /// Where what need not survive a reboot is kept [default: /run/unlade].
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     run_root: Option<PathBuf>,
 
     /// overlay, erofs, btrfs, reflink or copy [default: the best that works under the root].
-    #[arg(long, global = true, value_name = "DRIVER")]
+    #[arg(long, value_name = "DRIVER")]
     graph_driver: Option<String>,
 }
 

@@ -26,17 +26,17 @@ pub(crate) fn size(bytes: u64, digits: usize) -> String {
 pub(crate) fn duration(seconds: i64) -> String {
     let hours = (seconds + 1800) / 3600;
     match seconds {
-        ..1 => "Less than a second".into(),
+        ..=0 => "Less than a second".into(),
         1 => "1 second".into(),
-        ..60 => format!("{seconds} seconds"),
-        ..120 => "About a minute".into(),
-        ..3600 => format!("{} minutes", seconds / 60),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".into(),
+        120..3600 => format!("{} minutes", seconds / 60),
         _ => match hours {
             ..=1 => "About an hour".into(),
-            ..48 => format!("{hours} hours"),
-            ..336 => format!("{} days", hours / 24),
-            ..1440 => format!("{} weeks", hours / 24 / 7),
-            ..17520 => format!("{} months", hours / 24 / 30),
+            2..48 => format!("{hours} hours"),
+            48..336 => format!("{} days", hours / 24),
+            336..1440 => format!("{} weeks", hours / 24 / 7),
+            1440..17520 => format!("{} months", hours / 24 / 30),
             _ => format!("{} years", seconds / 3600 / 24 / 365),
         },
     }
@@ -215,12 +215,8 @@ pub(crate) fn glob(pattern: &str, text: &str) -> Result<bool> {
                 continue;
             }
             if let Piece::Star = piece {
-                for to in at..=text.len() {
-                    next[to] = true;
-                    if text.get(to) == Some(&'/') {
-                        break;
-                    }
-                }
+                let end = text[at..].iter().position(|c| *c == '/');
+                next[at..=end.map_or(text.len(), |n| at + n)].fill(true);
             } else if text.get(at).is_some_and(|c| piece.fits(*c)) {
                 next[at + 1] = true;
             }

@@ -9,9 +9,8 @@ use unlade_unpack::Cancel;
 use super::{
     globals::Globals,
     human::{self, Filters},
+    lists::{self, Listed, Style},
     out,
-    table::{Columns, List},
-    template::{Template, Value},
 };
 use crate::{
     engine::Engine,
@@ -20,28 +19,16 @@ use crate::{
     store::{Image, Prune, RemoveOptions, Removed},
 };
 
-const IMAGES: Columns = Columns {
-    name: "image",
-    headers: &[
-        ("ID", "IMAGE ID"),
-        ("Repository", "REPOSITORY"),
-        ("Tag", "TAG"),
-        ("Digest", "DIGEST"),
-        ("CreatedSince", "CREATED"),
-        ("CreatedAt", "CREATED AT"),
-        ("Size", "SIZE"),
-        ("Containers", "CONTAINERS"),
-        ("VirtualSize", "SIZE"),
-        ("SharedSize", "SHARED SIZE"),
-        ("UniqueSize", "UNIQUE SIZE"),
-    ],
-    table: &["Repository", "Tag", "ID", "CreatedSince", "Size"],
-    quiet: "ID",
-};
-const WITH_DIGESTS: &[&str] = &["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"];
 const FILTERS: &[&str] = &[
-    "before", "dangling", "label", "label!", "reference", "since", "until",
+    "before",
+    "dangling",
+    "label",
+    "label!",
+    "reference",
+    "since",
+    "until",
 ];
+/// What stands for a tag or digest that is not there.
 const NONE: &str = "<none>";
 
 #[derive(Debug, Args)]
@@ -114,13 +101,17 @@ impl<'a> Wanted<'a> {
     }
 
     fn labels(&self, image: &Image) -> Result<bool> {
-        let asked = ["label", "label!"].iter().any(|f| self.filters.get(f).next().is_some());
+        let asked = ["label", "label!"]
+            .iter()
+            .any(|f| self.filters.get(f).next().is_some());
         if !asked {
             return Ok(true);
         }
         let config = self.engine.describe_image(image.clone())?.config.config;
         let labels = config.and_then(|c| c.labels).unwrap_or_default();
-        Ok(self.filters.labels(&labels.into_iter().collect::<BTreeMap<_, _>>()))
+        Ok(self
+            .filters
+            .labels(&labels.into_iter().collect::<BTreeMap<_, _>>()))
     }
 }
 
@@ -131,90 +122,69 @@ pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Res
         filter.push(format!("reference={name}"));
     }
     let wanted = Wanted::new(&engine, &filter, FILTERS)?;
-    let columns = Columns {
-        table: if args.digests { WITH_DIGESTS } else { IMAGES.table },
-        ..IMAGES
-    };
-    let mut list = List::new(&columns, args.format.as_deref(), args.quiet)?;
-    let now = Timestamp::now();
-    let mut shown = std::collections::HashSet::new();
+    let mut listed = Vec::new();
     for image in engine.store().images()? {
-        if !wanted.image(&image)? {
-            continue;
-        }
-        for row in rows(&image, args.digests, &wanted.filters)? {
-            // Ids alone are shown once each.
-            if args.quiet && args.format.is_none() && !shown.insert(image.id) {
-                continue;
-            }
-            list.row(fields(&image, &row, args.no_trunc, now))?;
+        if wanted.image(&image)? {
+            listed.extend(entry(&image, &wanted.filters)?);
         }
     }
-    out::text(&list.finish()?)
-}
-
-/// Repository, tag and digest of a line.
-struct Row {
-    repository: String,
-    tag: String,
-    digest: String,
-}
-
-/// One line a name; an image without one has a line for each repository it came from.
-fn rows(image: &Image, digests: bool, filters: &Filters) -> Result<Vec<Row>> {
-    let none = || NONE.to_owned();
-    let digest_in = |repository: &str| {
-        let found = image.repo_digests.iter().find(|(repo, _)| repo == repository);
-        found.map_or_else(none, |(_, digest)| digest.to_string())
+    let style = Style {
+        digests: args.digests,
+        ..style(args.format.as_deref(), args.quiet, args.no_trunc)
     };
-    let mut rows = Vec::new();
+    let text = lists::images(&listed, &style)?;
+    if !args.quiet || args.format.is_some() {
+        return out::text(&text);
+    }
+    // Ids alone are shown once each.
+    let mut seen = std::collections::HashSet::new();
+    let once: String = text
+        .lines()
+        .filter(|id| seen.insert(*id))
+        .map(|id| format!("{id}\n"))
+        .collect();
+    out::text(&once)
+}
+
+fn style(format: Option<&str>, quiet: bool, no_trunc: bool) -> Style<'_> {
+    Style {
+        format,
+        quiet,
+        no_trunc,
+        digests: false,
+        human: true,
+        now: Timestamp::now(),
+        zone: TimeZone::system(),
+    }
+}
+
+/// An image's lines, but for the names that `reference` leaves out; none if nothing is left.
+fn entry(image: &Image, filters: &Filters) -> Result<Option<Listed>> {
+    let mut listed = Listed {
+        id: image.id.to_string(),
+        created: image.created.unwrap_or(0),
+        size: image.size,
+        ..Listed::default()
+    };
     for name in &image.names {
         let reference = Reference::parse(name)?;
-        let (repository, tag) = (reference.familiar_repository(), reference.tag().unwrap_or(NONE));
-        if filters.reference(&repository, tag)? {
-            rows.push(Row {
-                digest: digest_in(&reference.repository()),
-                tag: tag.to_owned(),
-                repository,
-            });
+        let (repo, tag) = (
+            reference.familiar_repository(),
+            reference.tag().unwrap_or(NONE),
+        );
+        if filters.reference(&repo, tag)? {
+            listed.tags.push((repo, tag.to_owned()));
         }
-    }
-    if !image.names.is_empty() {
-        return Ok(rows);
     }
     for (repo, digest) in &image.repo_digests {
-        let repository = Reference::parse(repo)?.familiar_repository();
-        if filters.reference(&repository, NONE)? {
-            rows.push(Row { repository, tag: none(), digest: digest.to_string() });
-        }
-        if !digests {
-            break;
+        let repo = Reference::parse(repo)?.familiar_repository();
+        let named = listed.tags.iter().any(|(r, _)| *r == repo);
+        if named || filters.reference(&repo, NONE)? {
+            listed.digests.push((repo, digest.to_string()));
         }
     }
-    if image.repo_digests.is_empty() && filters.reference(NONE, NONE)? {
-        rows.push(Row { repository: none(), tag: none(), digest: none() });
-    }
-    Ok(rows)
-}
-
-fn fields(image: &Image, row: &Row, whole: bool, now: Timestamp) -> Vec<(&'static str, Value)> {
-    let id = image.id.to_string();
-    let id = if whole { &*id } else { human::short_id(&id) };
-    let created = image.created.unwrap_or(0);
-    let size = human::size(image.size, 3);
-    vec![
-        ("ID", Value::text(id)),
-        ("Repository", Value::text(&row.repository)),
-        ("Tag", Value::text(&row.tag)),
-        ("Digest", Value::text(&row.digest)),
-        ("CreatedSince", Value::text(human::ago(created, now))),
-        ("CreatedAt", Value::text(human::date(created, &TimeZone::system()))),
-        ("Size", Value::text(&size)),
-        ("VirtualSize", Value::text(&size)),
-        ("Containers", Value::text("N/A")),
-        ("SharedSize", Value::text("N/A")),
-        ("UniqueSize", Value::text("N/A")),
-    ]
+    let left = !listed.tags.is_empty() || !listed.digests.is_empty();
+    Ok((left || filters.reference(NONE, NONE)?).then_some(listed))
 }
 
 #[derive(Debug, Args)]
@@ -231,11 +201,6 @@ pub(super) struct InspectArgs {
 /// Prints all that are there, then fails for the first that is not.
 pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
-    let template = match args.format.as_deref() {
-        None => None,
-        Some("json") => Some(Template::parse("{{json .}}")?),
-        Some(text) => Some(Template::parse(text)?),
-    };
     let (mut found, mut failed) = (Vec::new(), None);
     for image in &args.images {
         match engine.inspect(image) {
@@ -245,42 +210,9 @@ pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) ->
             }
         }
     }
-    match template {
-        None => {
-            let text = serde_json::to_string_pretty(&found)
-                .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
-            // Docker indents by four.
-            let text: String = text
-                .lines()
-                .map(|line| {
-                    let rest = line.trim_start_matches(' ');
-                    format!("{}{rest}\n", " ".repeat((line.len() - rest.len()) * 2))
-                })
-                .collect();
-            out::text(&text)?;
-        }
-        Some(template) => {
-            for one in &found {
-                out::line(&template.render(one)?)?;
-            }
-        }
-    }
+    out::text(&lists::inspect(&found, args.format.as_deref())?)?;
     failed.map_or(Ok(()), Err)
 }
-
-const HISTORY: Columns = Columns {
-    name: "history",
-    headers: &[
-        ("ID", "IMAGE"),
-        ("CreatedSince", "CREATED"),
-        ("CreatedAt", "CREATED AT"),
-        ("CreatedBy", "CREATED BY"),
-        ("Size", "SIZE"),
-        ("Comment", "COMMENT"),
-    ],
-    table: &["ID", "CreatedSince", "CreatedBy", "Size", "Comment"],
-    quiet: "ID",
-};
 
 #[derive(Debug, Args)]
 pub(super) struct HistoryArgs {
@@ -308,32 +240,12 @@ pub(super) struct HistoryArgs {
 
 pub(super) fn history(globals: &Globals, args: &HistoryArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
-    let mut list = List::new(&HISTORY, args.format.as_deref(), args.quiet)?;
-    let (now, zone) = (Timestamp::now(), TimeZone::system());
-    for row in engine.history(&args.image)? {
-        let id = row.id.map_or_else(|| "<missing>".to_owned(), |id| id.to_string());
-        let id = match row.id {
-            Some(_) if !args.no_trunc => human::short_id(&id).to_owned(),
-            _ => id,
-        };
-        let by = row.created_by.replace('\t', " ");
-        let by = if args.no_trunc { by } else { human::ellipsis(&by, 45) };
-        let at = human::rfc3339(row.created, &zone);
-        let (since, size) = if args.human {
-            (human::ago(row.created, now), human::size(row.size, 3))
-        } else {
-            (at.clone(), row.size.to_string())
-        };
-        list.row(vec![
-            ("ID", Value::text(id)),
-            ("CreatedSince", Value::text(since)),
-            ("CreatedAt", Value::text(at)),
-            ("CreatedBy", Value::text(by)),
-            ("Size", Value::text(size)),
-            ("Comment", Value::text(row.comment)),
-        ])?;
-    }
-    out::text(&list.finish()?)
+    let rows = engine.history(&args.image)?;
+    let style = Style {
+        human: args.human,
+        ..style(args.format.as_deref(), args.quiet, args.no_trunc)
+    };
+    out::text(&lists::history(&rows, &style)?)
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,20 @@
 //! All that is printed is printed here; the use cases below are silent.
 
 mod args;
+mod echo;
+mod globals;
 mod gunzip;
 mod human;
+mod images;
+mod lists;
+mod mounts;
+mod out;
 mod progress;
+mod pull;
+mod registries;
 mod report;
 mod signals;
+mod system;
 mod table;
 mod template;
 mod values;
@@ -25,6 +34,7 @@ use unlade_unpack::{Cancel, Error, Kind, Owners};
 
 use self::{
     args::{Cli, Command, UnpackArgs, When},
+    globals::Globals,
     signals::Signals,
 };
 use crate::{
@@ -49,9 +59,75 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Unpack(args) => run_unpack(&args),
             Command::Gunzip(args) => gunzip::run(&args),
+            command => on_store(&cli.globals, &command),
         }
     };
     ExitCode::from(guarded(run))
+}
+
+/// Runs a command on the store.
+fn on_store(globals: &Globals, command: &Command) -> u8 {
+    use args::{Image, System};
+    let signals = Signals::block();
+    let cancel = Cancel::new();
+    raise_open_files();
+    let watched = signals
+        .watch(cancel.clone())
+        .map_err(crate::error::Error::from);
+    let done = watched.and_then(|()| match command {
+        Command::Pull(a) | Command::Image(Image::Pull(a)) => pull::run(globals, a, &cancel),
+        Command::Push(a) | Command::Image(Image::Push(a)) => registries::push(globals, a, &cancel),
+        Command::Images(a) | Command::Image(Image::Ls(a)) => images::list(globals, a, &cancel),
+        Command::Inspect(a) | Command::Image(Image::Inspect(a)) => {
+            images::inspect(globals, a, &cancel)
+        }
+        Command::History(a) | Command::Image(Image::History(a)) => {
+            images::history(globals, a, &cancel)
+        }
+        Command::Tag(a) | Command::Image(Image::Tag(a)) => images::tag(globals, a, &cancel),
+        Command::Rmi(a) | Command::Image(Image::Rm(a)) => images::rmi(globals, a, &cancel),
+        Command::Image(Image::Prune(a)) => images::prune(globals, a, &cancel),
+        Command::Image(Image::Mount(a)) => mounts::mount(globals, a, &cancel),
+        Command::Image(Image::Unmount(a)) => mounts::unmount(globals, a, &cancel),
+        Command::System(System::Check(a)) => system::check(globals, a, &cancel),
+        Command::System(System::Df(a)) => system::df(globals, a, &cancel),
+        Command::System(System::Prune(a)) => system::prune(globals, a, &cancel),
+        Command::Info(a) | Command::System(System::Info(a)) => system::info(globals, a, &cancel),
+        Command::Login(a) => registries::log_in(globals, a),
+        Command::Logout(a) => registries::log_out(a),
+        Command::Unpack(_) | Command::Gunzip(_) => Err(crate::error::Error::new(
+            crate::error::Kind::Bug,
+            "a command without a store was given one",
+        )),
+    });
+    let Err(e) = done else { return 0 };
+    say(&e.to_string());
+    if let Some(hint) = e.hint() {
+        say_hint(hint);
+    }
+    match (e.kind(), signals.received()) {
+        (crate::error::Kind::Cancelled, Some(signal)) => signals::exit_code(signal),
+        (crate::error::Kind::Bug, _) => INTERNAL,
+        _ => FAILED,
+    }
+}
+
+/// Asks whether to go on; without an answer it is no.
+fn confirm(what: &str) -> crate::error::Result<bool> {
+    ask(&format!(
+        "{what}\nAre you sure you want to continue? [y/N] "
+    ));
+    let mut line = String::new();
+    io::stdin()
+        .read_line(&mut line)
+        .map_err(|e| crate::error::Error::host("read standard input", e))?;
+    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Shows a question.
+fn ask(what: &str) {
+    // Without a place to ask there is no answer either.
+    let _ = write!(io::stderr().lock(), "{what}");
 }
 
 /// What `run` returns, or the code for a defect if it panics; staging is cleaned up then too.

@@ -68,8 +68,10 @@ pub(super) fn request(engine: &Engine, reference: Reference, cancel: &Cancel) ->
 pub(super) fn run(globals: &Globals, args: &PullArgs, cancel: &Cancel) -> Result<()> {
     let reference = Reference::parse(&args.name)?;
     if args.all_tags && (reference.tag().is_some() || reference.digest().is_some()) {
-        return Err(Error::new(Kind::BadInput, "tag can't be used with --all-tags/-a")
-            .with_hint("give the repository's name alone"));
+        return Err(
+            Error::new(Kind::BadInput, "tag can't be used with --all-tags/-a")
+                .with_hint("give the repository's name alone"),
+        );
     }
     let engine = globals.engine(cancel)?;
     if !args.all_tags {
@@ -118,7 +120,10 @@ fn one(engine: &Engine, reference: Reference, args: &PullArgs, cancel: &Cancel) 
         } else {
             "Downloaded newer image"
         };
-        out::line(&format!("Digest: {}\nStatus: {status} for {shown}", pulled.digest))?;
+        out::line(&format!(
+            "Digest: {}\nStatus: {status} for {shown}",
+            pulled.digest
+        ))?;
     }
     out::line(&reference.canonical())
 }
@@ -182,17 +187,22 @@ impl Bars {
 
 impl PullWatch for Bars {
     fn chosen(&self, layers: &[Descriptor]) {
-        let style = ProgressStyle::with_template("{prefix}: {msg:14} {bar:30} {bytes} / {total_bytes}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template("{prefix}: {msg:14} {bar:30} {bytes} / {total_bytes}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
         let make = |layer: &Descriptor| {
             let digest = layer.digest.hex();
             let bar = ProgressBar::new(layer.size).with_style(style.clone());
             let bar = bar.with_prefix(human::short_id(&digest).to_owned());
             let bar = self.all.add(bar);
             bar.set_message("Waiting");
-            Bar { bar, size: layer.size }
+            Bar {
+                bar,
+                size: layer.size,
+            }
         };
-        *self.layers.lock().unwrap_or_else(PoisonError::into_inner) = layers.iter().map(make).collect();
+        *self.layers.lock().unwrap_or_else(PoisonError::into_inner) =
+            layers.iter().map(make).collect();
     }
 
     fn layer(&self, n: usize, event: LayerEvent) {
@@ -209,7 +219,11 @@ impl PullWatch for Bars {
             }
             // Downloading is ahead; what is unpacked is shown once all has come.
             LayerEvent::Unpacked(bytes) if bar.position() >= *size => {
-                bar.set_message(if bytes >= *size { "Verifying" } else { "Extracting" });
+                bar.set_message(if bytes >= *size {
+                    "Verifying"
+                } else {
+                    "Extracting"
+                });
             }
             LayerEvent::Unpacked(_) => {}
             LayerEvent::Done => bar.finish_with_message("Pull complete"),

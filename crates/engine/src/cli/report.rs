@@ -7,7 +7,7 @@ use super::args::UnpackArgs;
 use crate::unpack::{LayerDone, UnpackReport};
 
 /// Raised whenever a field changes its meaning or goes.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// The report, or the error, as JSON with a newline.
 pub(super) fn json(args: &UnpackArgs, done: &Result<UnpackReport>) -> String {
@@ -35,7 +35,7 @@ fn success(report: &UnpackReport) -> Value {
         "manifest_digest": report.manifest_digest.map(|d| d.to_string()),
         "config_digest": report.config_digest.map(|d| d.to_string()),
         "platform": report.platform.as_ref().map(ToString::to_string),
-        "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
+        "layers": report.layers.iter().map(done_layer).collect::<Vec<_>>(),
         "entries": counts(&total(report)),
         "compressed_bytes": sum(report, |l| l.compressed_bytes),
         "tar_bytes": sum(report, |l| l.tar_bytes),
@@ -48,8 +48,12 @@ fn success(report: &UnpackReport) -> Value {
     })
 }
 
-fn layer(done: &LayerDone) -> Value {
-    let LayerDone { media_type, report } = done;
+fn done_layer(done: &LayerDone) -> Value {
+    layer(done.media_type.as_deref(), &done.report)
+}
+
+/// What the unpacker says of a layer.
+pub(super) fn layer(media_type: Option<&str>, report: &LayerReport) -> Value {
     let stages: Map<String, Value> = report
         .stages
         .iter()

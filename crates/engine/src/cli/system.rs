@@ -52,17 +52,25 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
         "Version: {}\nRoot: {}\nConfig file: {}\nImages: {}\nGraph driver: {}\n",
         env!("CARGO_PKG_VERSION"),
         info.root.display(),
-        info.config_file.map_or("none".to_owned(), |f| f.display().to_string()),
+        info.config_file
+            .map_or("none".to_owned(), |f| f.display().to_string()),
         info.images,
         info.driver,
     );
     for line in info.driver_notes.iter().chain(&info.reasons) {
         text.push_str(&format!("  {line}\n"));
     }
-    text.push_str(&format!("Durability: {}\nKeep blobs: {}\n", info.durability, info.keep_blobs));
+    text.push_str(&format!(
+        "Durability: {}\nKeep blobs: {}\n",
+        info.durability, info.keep_blobs
+    ));
     for (at, id) in &info.mounts {
         let id = id.to_string();
-        text.push_str(&format!("Mounted: {} at {}\n", human::short_id(&id), at.display()));
+        text.push_str(&format!(
+            "Mounted: {} at {}\n",
+            human::short_id(&id),
+            at.display()
+        ));
     }
     out::text(&text)
 }
@@ -102,7 +110,9 @@ pub(super) fn df(globals: &Globals, args: &DfArgs, cancel: &Cancel) -> Result<()
 }
 
 fn share_row(name: &str, share: &Share) -> Vec<(&'static str, Value)> {
-    let percent = (share.reclaimable * 100).checked_div(share.bytes).unwrap_or(0);
+    let percent = (share.reclaimable * 100)
+        .checked_div(share.bytes)
+        .unwrap_or(0);
     let reclaimable = format!("{} ({percent}%)", human::size(share.reclaimable, 4));
     vec![
         ("Type", Value::text(name)),
@@ -188,7 +198,11 @@ fn say(checked: &Checked) -> Result<()> {
         now.images,
         now.layers,
         now.blobs,
-        if checked.is_clean() { "all sound" } else { "not sound" }
+        if checked.is_clean() {
+            "all sound"
+        } else {
+            "not sound"
+        }
     ))
 }
 

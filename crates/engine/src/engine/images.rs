@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use unlade_graph::driver::LayerId;
-use unlade_unpack::Digest;
 
 use super::Engine;
 use crate::{
@@ -150,14 +149,18 @@ impl Engine {
     /// The names that the graph driver has the image's layers under, lowest first.
     pub(super) fn layer_ids(&self, image: &Image) -> Result<Vec<LayerId>> {
         let id = |layer: ImageLayer| {
-            let bad = || Error::new(Kind::Bug, format!("`{}` is no name of a layer", layer.layer));
+            let bad = || {
+                Error::new(
+                    Kind::Bug,
+                    format!("`{}` is no name of a layer", layer.layer),
+                )
+            };
             LayerId::parse(&layer.layer).ok_or_else(bad)
         };
-        self.store.image_layers(image)?.into_iter().map(id).collect()
-    }
-
-    /// Whether a blob is kept here.
-    pub(super) fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.store.blob(digest)?.is_some())
+        self.store
+            .image_layers(image)?
+            .into_iter()
+            .map(id)
+            .collect()
     }
 }

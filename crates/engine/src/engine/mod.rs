@@ -3,7 +3,6 @@
 //! No daemon is needed: every process opens the store for itself. Opening recovers what a crash
 //! or a power cut has left, so that nothing damaged is ever listed.
 
-mod files;
 mod images;
 mod mounts;
 mod registries;
@@ -21,6 +20,7 @@ use unlade_unpack::{Cancel, Limits, Unpacker};
 pub use self::{
     images::Described,
     mounts::MountRequest,
+    registries::{login, logout},
     system::{Checked, Info, Pruned},
 };
 use crate::{
@@ -130,26 +130,29 @@ impl Engine {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let client = Client::new(self.registry_config())?;
+        let client = Client::new(registry_config(&self.config.registry))?;
         Ok(self.client.get_or_init(|| client))
     }
+}
 
-    /// How registries are reached: the machine's files, and over them our own configuration.
-    fn registry_config(&self) -> RegistryConfig {
-        let own = &self.config.registry;
-        let mut config = RegistryConfig::from_environment();
-        config.mirrors.extend(own.mirrors.iter().cloned());
-        config.insecure.extend(own.insecure_registries.iter().cloned());
-        if let Some(dirs) = &own.certs_dirs {
-            config.hosts_dirs.clone_from(dirs);
-            config.cert_dirs.clone_from(dirs);
-        }
-        if let Some(file) = &own.registries_conf {
-            config.registries_conf = vec![file.clone()];
-        }
-        config
+/// How registries are reached: by the machine's files, and over them our own configuration.
+pub fn registry_config(own: &config::Registry) -> RegistryConfig {
+    let mut config = RegistryConfig::from_environment();
+    config.mirrors.extend(own.mirrors.iter().cloned());
+    config
+        .insecure
+        .extend(own.insecure_registries.iter().cloned());
+    if let Some(dirs) = &own.certs_dirs {
+        config.hosts_dirs.clone_from(dirs);
+        config.cert_dirs.clone_from(dirs);
     }
+    if let Some(file) = &own.registries_conf {
+        config.registries_conf = vec![file.clone()];
+    }
+    config
+}
 
+impl Engine {
     fn parts(&self) -> Result<Parts<'_>> {
         Ok(Parts {
             store: &self.store,

@@ -99,8 +99,9 @@ impl Engine {
             .find(|(owner, _)| parse(owner).is_some_and(|(_, path)| path == at));
         let Some((owner, _)) = ours else {
             let m = format!("no image is mounted at `{}`", at.display());
-            return Err(Error::new(Kind::NotFound, m)
-                .with_hint("`unlade info` lists what is mounted; was it mounted with another --root?"));
+            return Err(Error::new(Kind::NotFound, m).with_hint(
+                "`unlade info` lists what is mounted; was it mounted with another --root?",
+            ));
         };
         if is_mounted(&at)? {
             mount::unmount(&at)?;
@@ -160,7 +161,10 @@ mod tests {
     fn owners_name_snapshot_and_directory() {
         let owner = owner("mount-7", Path::new("/a:b/c"));
         assert_eq!(parse(&owner), Some(("mount-7", Path::new("/a:b/c"))));
-        assert_eq!(parse(&super::owner("", Path::new("/x"))), Some(("", Path::new("/x"))));
+        assert_eq!(
+            parse(&super::owner("", Path::new("/x"))),
+            Some(("", Path::new("/x")))
+        );
         assert_eq!(parse("container:7"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use unlade_graph::probe::Reason;
 use unlade_unpack::{Cancel, Digest};
 
 use super::Engine;
@@ -77,7 +78,7 @@ impl Engine {
         Ok(Info {
             driver: self.driver.kind().name(),
             driver_notes: self.driver.notes(),
-            reasons: self.reasons.iter().map(ToString::to_string).collect(),
+            reasons: self.reasons.iter().map(reason).collect(),
             root: self.store.root().to_owned(),
             config_file: self.config.file.clone(),
             durability: match self.config.durability {
@@ -172,6 +173,15 @@ impl Engine {
                 .with_hint("load or build it again")
         }))
     }
+}
+
+fn reason(reason: &Reason) -> String {
+    let works = if reason.works {
+        "works"
+    } else {
+        "does not work"
+    };
+    format!("{} {works}: {}", reason.kind, reason.why)
 }
 
 fn name_of(broken: &BrokenImage) -> String {

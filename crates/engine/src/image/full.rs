@@ -1,6 +1,6 @@
 //! The whole image config, as Docker and OCI have it.
 //!
-//! [`Config`](super::Config) has what unpacking needs; this has the rest, for people and for
+//! [`Config`] has what unpacking needs; this has the rest, for people and for
 //! containers. Fields that are not known are passed over, and the bytes are kept as they came:
 //! they are the image's identity.
 

@@ -47,6 +47,11 @@ impl Platform {
         Self::new("linux", std::env::consts::ARCH, Some(host_variant()))
     }
 
+    /// Operating system, architecture and variant, which may be empty.
+    pub fn parts(&self) -> (&str, &str, &str) {
+        (&self.os, &self.arch, &self.variant)
+    }
+
     /// Whether this is the `unknown/unknown` that attestations in an index bear.
     pub fn is_unknown(&self) -> bool {
         self.os == "unknown" && self.arch == "unknown"

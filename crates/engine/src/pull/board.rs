@@ -88,9 +88,7 @@ impl Board {
             if self.cancel.is_cancelled() {
                 return Err(Error::new(Kind::Cancelled, "cancelled"));
             }
-            let waited = self
-                .changed
-                .wait_timeout(state, Duration::from_millis(50));
+            let waited = self.changed.wait_timeout(state, Duration::from_millis(50));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -159,7 +157,7 @@ fn key(diff_ids: &[Option<Digest>], n: usize) -> Option<LayerKey> {
 
 /// The chainID of a layer with `diff_id` over the chain `below` (OCI image-spec, config.md,
 /// "Layer ChainID").
-pub(crate) fn chain(below: &Digest, diff_id: &Digest) -> Digest {
+fn chain(below: &Digest, diff_id: &Digest) -> Digest {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     hasher.update(format!("{below} {diff_id}").as_bytes());
     hasher.finish()

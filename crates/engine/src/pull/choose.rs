@@ -60,8 +60,9 @@ pub(super) async fn choose(
             "`{}` has no image for {want}: there is {there}",
             reference.familiar()
         );
-        return Err(Error::new(Kind::NotFound, m)
-            .with_hint("choose one that is there with --platform"));
+        return Err(
+            Error::new(Kind::NotFound, m).with_hint("choose one that is there with --platform")
+        );
     };
     let fetched = client.manifest(reference, &descriptor.digest).await?;
     match parse(&fetched)? {
@@ -72,7 +73,10 @@ pub(super) async fn choose(
         }),
         Document::Index(_) => Err(Error::new(
             Kind::BadInput,
-            format!("{} is an index where a manifest was listed", descriptor.digest),
+            format!(
+                "{} is an index where a manifest was listed",
+                descriptor.digest
+            ),
         )
         .with_hint("the image is damaged: build or push it again")),
     }

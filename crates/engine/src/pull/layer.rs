@@ -86,7 +86,9 @@ impl Pull<'_> {
         };
         let from = writer.resume_at();
         let (digest, size) = (&blob.digest, blob.size);
-        let body = self.client.blob(self.reference, digest, size, from, &blob.urls);
+        let body = self
+            .client
+            .blob(self.reference, digest, size, from, &blob.urls);
         let mut body = self.wait(body)?;
         while let Some(chunk) = self.chunk(&mut body)? {
             writer.write(&chunk)?;
@@ -100,7 +102,12 @@ impl Pull<'_> {
         let Some(key) = self.board.key_so_far(n) else {
             return Ok(None);
         };
-        let names: Vec<String> = self.driver.candidates(&key).iter().map(ToString::to_string).collect();
+        let names: Vec<String> = self
+            .driver
+            .candidates(&key)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let Some(row) = self.store.find_layer(self.lease, &names)? else {
             return Ok(None);
         };
@@ -181,13 +188,9 @@ impl Pull<'_> {
     ) -> (Result<()>, BlobWriter) {
         let blob = &self.blobs[n];
         let fed = (|| {
-            let body = self.client.blob(
-                self.reference,
-                &blob.digest,
-                blob.size,
-                from,
-                &blob.urls,
-            );
+            let body = self
+                .client
+                .blob(self.reference, &blob.digest, blob.size, from, &blob.urls);
             let mut body = self.wait(body)?;
             let mut at = from;
             while let Some(chunk) = self.chunk(&mut body)? {
@@ -239,7 +242,10 @@ impl Pull<'_> {
         let report = layer.apply_beside(txn.sink())?;
         let key = self.board.key(n)?;
         if report.diff_id != key.diff_id {
-            let m = format!("diffID of the layer is {}, expected {}", report.diff_id, key.diff_id);
+            let m = format!(
+                "diffID of the layer is {}, expected {}",
+                report.diff_id, key.diff_id
+            );
             return Err(Error::new(Kind::Integrity, m)
                 .with_hint("the image's config does not belong to its layers: do not use it"));
         }

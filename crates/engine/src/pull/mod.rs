@@ -20,28 +20,22 @@ use tokio::runtime::Handle;
 use unlade_graph::driver::{Driver, LayerId};
 use unlade_unpack::{Cancel, Digest, Unpacker};
 
-pub use self::{
-    layer::LayerPulled,
-    watch::{LayerEvent, PullWatch, Quiet},
-};
 use self::{
     board::Board,
     choose::{Chosen, choose},
 };
+pub use self::{
+    layer::LayerPulled,
+    watch::{LayerEvent, PullWatch, Quiet},
+};
 use crate::{
     error::{Error, Kind, Result},
     image::{
-        Config, Descriptor, Platform,
-        config::MAX_BYTES,
-        full::FullConfig,
-        media,
-        name::Reference,
+        Config, Descriptor, Platform, config::MAX_BYTES, full::FullConfig, media, name::Reference,
     },
     registry::Client,
     store::{ImageLayer, Lease, NewImage, Store},
 };
-
-pub(crate) use self::board::chain;
 
 /// What is to be pulled, and how.
 #[derive(Clone)]
@@ -126,7 +120,9 @@ struct Pull<'a> {
 pub(crate) fn pull(parts: Parts<'_>, request: &PullRequest) -> Result<Pulled> {
     let started = Instant::now();
     let reference = request.reference.clone().with_default_tag();
-    let lease = parts.store.lease(&format!("pull {}", reference.canonical()))?;
+    let lease = parts
+        .store
+        .lease(&format!("pull {}", reference.canonical()))?;
     let want = request.platform.clone().unwrap_or_else(Platform::host);
     let chosen = wait(parts.runtime, &request.cancel, async {
         let top = parts.client.resolve(&reference).await?;
@@ -155,12 +151,17 @@ pub(crate) fn pull(parts: Parts<'_>, request: &PullRequest) -> Result<Pulled> {
         watch: request.watch.clone(),
     };
     let (config, layers) = pull.all(&manifest.config, request.at_once, &want, &request.platform)?;
-    let ids = pull.board.layers().ok_or_else(|| Error::new(Kind::Bug, "a layer is missing"))?;
+    let ids = pull
+        .board
+        .layers()
+        .ok_or_else(|| Error::new(Kind::Bug, "a layer is missing"))?;
     parts.driver.prepare(&ids)?;
     let before = parts.store.resolve(&reference.canonical()).ok();
     let id = manifest.config.digest;
     let fetched = &chosen.fetched;
-    parts.store.put_blob(&lease, &fetched.digest, &fetched.bytes)?;
+    parts
+        .store
+        .put_blob(&lease, &fetched.digest, &fetched.bytes)?;
     let digest = chosen.index.as_ref().unwrap_or(fetched).digest;
     let image = NewImage {
         id,
@@ -258,7 +259,9 @@ impl Pull<'_> {
             }
             for worker in workers {
                 match worker.join().unwrap_or_else(|_| Err(panicked())) {
-                    Ok(done) => done.into_iter().for_each(|(n, layer)| layers[n] = Some(layer)),
+                    Ok(done) => done
+                        .into_iter()
+                        .for_each(|(n, layer)| layers[n] = Some(layer)),
                     Err(e) => failed(e),
                 }
             }
@@ -338,11 +341,7 @@ impl Pull<'_> {
 /// How often a wait for the network looks at the cancel flag.
 const TICK: Duration = Duration::from_millis(50);
 
-fn wait<T>(
-    runtime: &Handle,
-    cancel: &Cancel,
-    what: impl Future<Output = Result<T>>,
-) -> Result<T> {
+fn wait<T>(runtime: &Handle, cancel: &Cancel, what: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.block_on(async {
         let cancelled = async {
             while !cancel.is_cancelled() {

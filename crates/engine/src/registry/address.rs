@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -133,7 +133,7 @@ impl Resolve for Resolver {
                     let first = found.first().map(|a| Class::of(a.ip()));
                     found.retain(|a| by.may_name(Class::of(a.ip())));
                     if let (true, Some(class)) = (found.is_empty(), first) {
-                        return Err(Box::new(refused(class)) as _);
+                        return Err(Box::new(Refused(class)) as _);
                     }
                 }
             }
@@ -143,10 +143,16 @@ impl Resolve for Resolver {
 }
 
 /// What [`Resolver`] says of a name that leads where it must not.
-pub(super) fn refused(class: Class) -> io::Error {
-    let what = format!("leads to {}", class.words());
-    io::Error::new(io::ErrorKind::PermissionDenied, what)
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) Class);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "leads to {}", self.0.words())
+    }
 }
+
+impl std::error::Error for Refused {}
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use reqwest::Url;
 use super::{
     auth::Auth,
     hosts::{Endpoint, Hosts, Scheme},
-    http::{Answer, Ask, Http},
+    http::{Answer, Ask, Http, MAX_ERROR, refusal_of},
     payload::Payload,
     retry::{Again, Failure},
 };
@@ -218,14 +218,14 @@ impl Core {
         let status = answer.status().as_u16();
         if own && status == 400 && more && scheme == Scheme::Http {
             // What Go's and nginx's servers say to plain HTTP on a TLS port.
-            let bytes = http.body(answer, 4096, &request.what).await;
-            if bytes.is_ok_and(|b| String::from_utf8_lossy(&b).contains("HTTPS")) {
+            let (status, host) = (answer.status(), answer.host());
+            let body = http.body(answer, MAX_ERROR, &request.what).await;
+            let body = body.unwrap_or_default();
+            if String::from_utf8_lossy(&body).contains("HTTPS") {
                 return Ok(Step::OtherScheme);
             }
-            let m = format!("{}: {}: 400 Bad Request", endpoint.host, request.what);
-            return Err(Error::new(Kind::BadInput, m)
-                .with_hint("the registry does not take this request; look at its log")
-                .into());
+            http.set_scheme(&endpoint.host, scheme);
+            return Err(refusal_of(status, &host, &request.what, &body).into());
         }
         if own {
             http.set_scheme(&endpoint.host, scheme);

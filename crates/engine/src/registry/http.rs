@@ -24,7 +24,7 @@ use reqwest::{Body, Client, NoProxy, Proxy, Response, Url};
 use serde_json::Value;
 
 use super::{
-    address::{Class, Classes, Resolver},
+    address::{Class, Classes, Refused, Resolver},
     config::RegistryConfig,
     hosts::{self, Scheme, authority, is_listed, is_loopback},
     payload::Payload,
@@ -40,7 +40,7 @@ use crate::{
 /// Most redirects that are followed.
 pub(super) const MAX_REDIRECTS: usize = 5;
 /// Most of an error's body that is read, in bytes.
-const MAX_ERROR: usize = 64 << 10;
+pub(super) const MAX_ERROR: usize = 64 << 10;
 
 /// A request, ready to be sent as often as needed.
 #[derive(Debug, Clone)]
@@ -375,31 +375,21 @@ impl Http {
     /// What went wrong before there was an answer.
     fn failure(&self, url: &Url, e: &reqwest::Error) -> Failure {
         let host = authority(url);
-        let mut source = e.source();
-        while let Some(cause) = source {
-            let inner = cause
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::get_ref);
-            let of_tls = cause
-                .downcast_ref()
-                .or_else(|| inner.and_then(|e| e.downcast_ref::<rustls::Error>()));
-            if let Some(e) = of_tls {
-                let (what, hint) = tls::explain(e);
-                let error = Error::new(Kind::Network, format!("{host}: TLS: {what}"));
-                let error = error.with_hint(hint.replace("HOST", &host));
-                return Failure::never(error).or_other_scheme();
-            }
-            if let Some(e) = cause.downcast_ref::<io::Error>()
-                && e.kind() == io::ErrorKind::PermissionDenied
-                && e.to_string().starts_with("leads to ")
-            {
-                let m = format!("{host}: another host names it, but it {e}");
-                return Failure::never(
-                    Error::new(Kind::Denied, m)
-                        .with_hint("if that is right, list the host under `trusted-hosts`"),
-                );
-            }
-            source = cause.source();
+        if let Some(e) = find::<rustls::Error>(e) {
+            let (what, hint) = tls::explain(e);
+            let error = Error::new(Kind::Network, format!("{host}: TLS: {what}"));
+            let error = error.with_hint(hint.replace("HOST", &host));
+            return Failure::never(error).or_other_scheme();
+        }
+        if let Some(class) = find::<Refused>(e).map(|r| r.0) {
+            let m = format!(
+                "{host}: another host names it, but it leads to {}",
+                class.words()
+            );
+            return Failure::never(
+                Error::new(Kind::Denied, m)
+                    .with_hint("if that is right, list the host under `trusted-hosts`"),
+            );
         }
         let why = causes(e);
         if e.is_connect() {
@@ -456,32 +446,8 @@ impl Http {
     /// The error of an answer that is not what was wanted.
     pub(super) async fn refusal(&self, answer: Answer, what: &str) -> Error {
         let (status, host) = (answer.status(), answer.host());
-        let (kind, hint) = match status.as_u16() {
-            401 | 403 => (
-                Kind::Denied,
-                format!("log in with `unlade login {host}`, or ask for access to it"),
-            ),
-            404 => (Kind::NotFound, "check the name and the tag".to_owned()),
-            429 => (
-                Kind::Network,
-                "too many requests: log in to be allowed more, or try later".to_owned(),
-            ),
-            400..500 if status != 408 => (
-                Kind::BadInput,
-                "the registry does not take this request; look at its log".to_owned(),
-            ),
-            _ => (
-                Kind::Network,
-                "the registry has a problem: try again later".to_owned(),
-            ),
-        };
-        let said = self
-            .body(answer, MAX_ERROR, what)
-            .await
-            .map(|bytes| said(&bytes));
-        let said = said.unwrap_or_default();
-        let m = format!("{host}: {what}: {status}{said}");
-        Error::new(kind, m).with_hint(hint)
+        let body = self.body(answer, MAX_ERROR, what).await;
+        refusal_of(status, &host, what, &body.unwrap_or_default())
     }
 
     /// Reads a small body whole.
@@ -544,12 +510,50 @@ impl Http {
     }
 }
 
+/// The error of an answer with `status` and `body`.
+pub(super) fn refusal_of(status: StatusCode, host: &str, what: &str, body: &[u8]) -> Error {
+    let (kind, hint) = match status.as_u16() {
+        401 | 403 => (
+            Kind::Denied,
+            format!("log in with `unlade login {host}`, or ask for access to it"),
+        ),
+        404 => (Kind::NotFound, "check the name and the tag".to_owned()),
+        429 => (
+            Kind::Network,
+            "too many requests: log in to be allowed more, or try later".to_owned(),
+        ),
+        400..500 if status != 408 => (
+            Kind::BadInput,
+            "the registry does not take this request; look at its log".to_owned(),
+        ),
+        _ => (
+            Kind::Network,
+            "the registry has a problem: try again later".to_owned(),
+        ),
+    };
+    Error::new(kind, format!("{host}: {what}: {status}{}", said(body))).with_hint(hint)
+}
+
 pub(super) fn stalled(host: &str, after: Duration) -> Error {
     let m = format!("{host}: no progress for {} s", after.as_secs_f32());
     Error::new(Kind::Network, m).with_hint("check the network, or try again")
 }
 
-/// An error's chain of causes, without URLs.
+/// The error of type `E` among the causes of `e`.
+fn find<'a, E: std::error::Error + 'static>(
+    e: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
+    if let Some(found) = e.downcast_ref() {
+        return Some(found);
+    }
+    // What is wrapped by this one is not its source, but the source of its source.
+    if let Some(inner) = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return find(inner);
+    }
+    find(e.source()?)
+}
+
+/// An error's last cause, without URLs.
 pub(super) fn causes(e: &reqwest::Error) -> String {
     let mut last = None;
     let mut source = e.source();

@@ -54,7 +54,12 @@ pub use self::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    image::{Descriptor, Reference, json::show, manifest, name::DEFAULT_TAG},
+    image::{
+        Descriptor, Reference,
+        json::{Object, show},
+        manifest,
+        name::DEFAULT_TAG,
+    },
 };
 
 /// All kinds of manifests that a registry may answer with.
@@ -279,7 +284,7 @@ impl Client {
         let mut all: Vec<String> = Vec::new();
         for _ in 0..MAX_PAGES {
             let (head, bytes) = self.small(endpoint, &request, MAX_PAGE as u64).await?;
-            let page: Page = serde_json::from_slice(&bytes).map_err(|_| {
+            let Object(page): Object<Page> = serde_json::from_slice(&bytes).map_err(|_| {
                 let m = format!("{}: {what}: not a list of tags", head.from);
                 Error::new(Kind::BadInput, m).with_hint("is it a registry of version 2?")
             })?;

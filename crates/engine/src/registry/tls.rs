@@ -121,10 +121,7 @@ pub(super) fn config(files: &TlsFiles, with_system_roots: bool) -> Result<Client
         }
         roots.add_parsable_certificates(pinned.iter().cloned());
         if roots.is_empty() {
-            return Err(
-                Error::new(Kind::Host, "this machine trusts no certificate authority")
-                    .with_hint("install the package ca-certificates"),
-            );
+            return nobody();
         }
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
@@ -324,9 +321,14 @@ pub(super) fn explain(e: &rustls::Error) -> (String, &'static str) {
     use CertificateError as C;
     let (what, hint) = match e {
         rustls::Error::InvalidCertificate(why) => match why {
-            C::UnknownIssuer => (
+            C::UnknownIssuer | C::BadSignature => (
                 "the certificate is from an authority that is not trusted".to_owned(),
-                "put the authority's certificate into /etc/docker/certs.d/HOST/ca.crt",
+                "put the authority's certificate into /etc/docker/certs.d/HOST/ca.crt; are \
+                 ca-certificates installed?",
+            ),
+            C::Other(_) => (
+                "the certificate is its own authority, and not trusted".to_owned(),
+                "put it into /etc/docker/certs.d/HOST/ca.crt",
             ),
             C::Expired | C::ExpiredContext { .. } => (
                 "the certificate has expired".to_owned(),

@@ -109,7 +109,7 @@ impl Archive {
     }
 }
 
-pub(super) fn show_bytes(bytes: &[u8]) -> String {
+pub(crate) fn show_bytes(bytes: &[u8]) -> String {
     show(&String::from_utf8_lossy(bytes))
 }
 
@@ -246,7 +246,7 @@ fn member(path: &[u8], kind: EntryKind, payload: u64) -> Member {
 }
 
 /// Where a symbolic link in `dir` leads, by the names alone.
-fn resolve(dir: &[u8], target: &[u8]) -> Option<Box<[u8]>> {
+pub(crate) fn resolve(dir: &[u8], target: &[u8]) -> Option<Box<[u8]>> {
     let absolute = target.first() == Some(&b'/');
     let mut parts: Vec<&[u8]> = if absolute {
         Vec::new()

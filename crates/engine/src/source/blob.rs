@@ -79,15 +79,15 @@ impl LayerBlob {
 
 /// A part of a file, or all of it.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
-    pub(super) file: Arc<File>,
-    pub(super) start: u64,
-    pub(super) len: u64,
+pub(crate) struct Part {
+    pub(crate) file: Arc<File>,
+    pub(crate) start: u64,
+    pub(crate) len: u64,
 }
 
 impl Part {
     /// Checks the length.
-    pub(super) fn expect(&self, size: u64) -> Result<()> {
+    pub(crate) fn expect(&self, size: u64) -> Result<()> {
         if self.len == size {
             return Ok(());
         }
@@ -97,7 +97,7 @@ impl Part {
     }
 
     /// Reads all of it, if it is no longer than `most` bytes.
-    pub(super) fn read(&self, most: u64) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, most: u64) -> Result<Vec<u8>> {
         if self.len > most {
             let m = format!(
                 "{} bytes long; documents of up to {most} bytes are read",

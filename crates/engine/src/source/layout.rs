@@ -19,7 +19,7 @@ use super::blob::Part;
 
 /// An opened layout.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     root: OwnedFd,
     /// `blobs/ALGORITHM`, opened when first needed; `None` where it does not exist.
     blobs: Mutex<HashMap<Algorithm, Option<Arc<OwnedFd>>>>,
@@ -29,7 +29,7 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 
 impl Layout {
     /// Opens the directory at `path`.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let root = openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| {
             let shown = path.display();
             let e = if e == Errno::NOTDIR {
@@ -46,12 +46,12 @@ impl Layout {
     }
 
     /// A file at the top of the layout.
-    pub(super) fn file(&self, name: &str) -> Result<Option<Part>> {
+    pub(crate) fn file(&self, name: &str) -> Result<Option<Part>> {
         regular(self.root.as_fd(), name)
     }
 
     /// The blob with this digest.
-    pub(super) fn blob(&self, digest: &Digest) -> Result<Option<Part>> {
+    pub(crate) fn blob(&self, digest: &Digest) -> Result<Option<Part>> {
         match self.directory(digest.algorithm())? {
             Some(dir) => regular(dir.as_fd(), &digest.hex()),
             None => Ok(None),

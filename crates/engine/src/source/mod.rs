@@ -3,12 +3,12 @@
 //! Opening a source verifies the chain from its index to the config and gives an [`Image`]:
 //! layers that are known by size, digest and diffID but not yet read.
 
-mod archive;
-mod blob;
+pub(crate) mod archive;
+pub(crate) mod blob;
 mod chain;
 mod docker;
 mod layer;
-mod layout;
+pub(crate) mod layout;
 pub mod reference;
 mod scratch;
 

@@ -161,28 +161,27 @@ impl Store {
     pub fn check(&self, driver: &dyn Driver, options: &CheckOptions) -> Result<CheckReport> {
         self.same_driver(driver)?;
         let mut report = CheckReport::default();
-        match self.0.db.read(database) {
-            Ok(wrong) if wrong.is_empty() => {}
-            Ok(wrong) => {
-                for detail in wrong {
-                    report.add(Object::Database, Problem::Damaged, Remedy::Rebuild, detail);
-                }
-                return Ok(report);
+        let looked = (|| {
+            let wrong = self.0.db.read(database)?;
+            let sound = wrong.is_empty();
+            for detail in wrong {
+                report.add(Object::Database, Problem::Damaged, Remedy::Rebuild, detail);
             }
+            if sound {
+                self.presence(driver, &mut report)?;
+                self.contents(driver, options, &mut report)?;
+                self.whole_images(&mut report)?;
+            }
+            Ok(())
+        })();
+        match looked {
+            // Rows that cannot be what was written.
             Err(e) if e.kind() == Kind::Integrity => {
-                report.add(
-                    Object::Database,
-                    Problem::Damaged,
-                    Remedy::Rebuild,
-                    e.message(),
-                );
-                return Ok(report);
+                let detail = e.message().to_owned();
+                report.add(Object::Database, Problem::Damaged, Remedy::Rebuild, detail);
             }
-            Err(e) => return Err(e),
+            looked => looked?,
         }
-        self.presence(driver, &mut report)?;
-        self.contents(driver, options, &mut report)?;
-        self.whole_images(&mut report)?;
         report.findings.sort();
         report.findings.dedup();
         Ok(report)

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -19,6 +18,7 @@ use super::{
     db::{Commit, Tx},
     durability::next_seq,
     home::host,
+    ingest::{self, Claim},
     leases::{self, Lease, LeaseId},
 };
 use crate::error::{Error, Kind, Result};
@@ -174,29 +174,17 @@ impl Store {
 
     /// A file in `blobs/ingest` that nobody else looks for.
     pub(super) fn private_file(&self, digest: &Digest) -> Result<(PathBuf, File)> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random)
-            .map_err(|e| Error::host("get random bytes", io::Error::other(e)))?;
-        let suffix = u64::from_ne_bytes(random);
-        let name = format!(
-            "{}-{}.{suffix:016x}",
-            digest.algorithm().name(),
-            digest.hex()
-        );
-        let path = self.0.home.ingest().join(name);
-        let made = (|| {
-            fault::point("store-open")?;
-            let mut options = fs::OpenOptions::new();
-            let file = options
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)?;
-            super::gc::try_lock(&file)?;
-            io::Result::Ok(file)
-        })();
-        Ok((path.clone(), made.map_err(host("make", &path))?))
+        loop {
+            let mut random = [0; 8];
+            let filled = getrandom::fill(&mut random);
+            filled.map_err(|e| Error::host("get random bytes", io::Error::other(e)))?;
+            let (name, random) = (ingest::name(digest), u64::from_ne_bytes(random));
+            let path = self.0.home.ingest().join(format!("{name}.{random:016x}"));
+            // Taken for a leftover by somebody before it was locked: another.
+            if let Claim::Ours(file) = ingest::claim(&path).map_err(host("make", &path))? {
+                return Ok((path, file));
+            }
+        }
     }
 
     /// Gives verified bytes their name and their record.
@@ -211,8 +199,8 @@ impl Store {
         let _guard = self.guard(lease)?;
         let to = self.0.home.blob(digest);
         if self.hold_blob(lease, digest, size)? {
-            fs::remove_file(from).map_err(host("remove", from))?;
-            return Ok(());
+            self.0.half_done.end(lease);
+            return fs::remove_file(from).map_err(host("remove", from));
         }
         if self.0.db.read(|c| recorded(c, digest))? {
             // Its file is gone. The record may lack the mark that the new file needs.
@@ -231,7 +219,7 @@ impl Store {
         self.record_blob(lease, digest, size)
     }
 
-    /// Records a blob that has its name. The caller holds the lock.
+    /// Records a blob that has its name. The caller holds a guard.
     pub(super) fn record_blob(&self, lease: LeaseId, digest: &Digest, size: u64) -> Result<()> {
         self.0.db.write(Commit::Lazy, |tx| {
             leases::check(tx, lease)?;
@@ -241,7 +229,9 @@ impl Store {
                 params![digest.to_string(), size, self.boot(), seq],
             )?;
             leases::hold(tx, lease, "", &digest.to_string())
-        })
+        })?;
+        self.0.half_done.end(lease);
+        Ok(())
     }
 
     /// Compares a blob's bytes with its name.

@@ -5,7 +5,12 @@
 //! verified or dropped before anything uses it. See `docs/decisions/0020-durability.md`.
 
 use std::{
-    collections::HashSet, fs, io, os::unix::fs::MetadataExt, path::Path, sync::atomic::Ordering,
+    collections::HashSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime},
 };
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -34,7 +39,7 @@ pub(super) fn boot_id() -> Result<String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unflushed {
     upto: i64,
-    /// Layers of all drivers.
+    /// Layers of this store's driver.
     pub layers: u64,
     /// Blobs.
     pub blobs: u64,
@@ -62,11 +67,6 @@ pub struct Recovered {
     pub leases: u64,
 }
 
-/// Names the boot in which a flush failed, where an object could not be taken away.
-fn lost(boot: &str) -> String {
-    format!("lost:{boot}")
-}
-
 /// The next number of a marked object.
 pub(super) fn next_seq(tx: &Connection) -> Tx<i64> {
     let next = "INSERT INTO meta VALUES ('seq', '1')
@@ -85,9 +85,6 @@ pub(super) fn set_meta(tx: &Connection, key: &str, value: &str) -> Tx<()> {
     tx.execute(insert, params![key, value])?;
     Ok(())
 }
-
-/// `meta` key: a sweep has begun and did not come to its end.
-pub(super) const SWEEPING: &str = "sweeping";
 
 impl Store {
     pub(super) fn boot(&self) -> &str {
@@ -122,13 +119,12 @@ impl Store {
     /// If the database cannot be read.
     pub fn unflushed(&self) -> Result<Option<Unflushed>> {
         self.0.db.read(|c| {
-            let count = |table: &str| {
-                let select =
-                    format!("SELECT count(*), coalesce(max(seq), 0) FROM {table} WHERE boot = ?1");
-                c.query_row(&select, [self.boot()], |r| Ok((r.get(0)?, r.get(1)?)))
-            };
-            let ((layers, a), (blobs, b)): ((u64, i64), (u64, i64)) =
-                (count("layers")?, count("blobs")?);
+            let layers = "SELECT count(*), coalesce(max(seq), 0) FROM layers
+                          WHERE boot = ?1 AND driver = ?2";
+            let blobs = "SELECT count(*), coalesce(max(seq), 0) FROM blobs WHERE boot = ?1";
+            let read = |r: &rusqlite::Row<'_>| Ok((r.get::<_, u64>(0)?, r.get::<_, i64>(1)?));
+            let (layers, a) = c.query_row(layers, [self.boot(), self.driver()], read)?;
+            let (blobs, b) = c.query_row(blobs, [self.boot()], read)?;
             let some = layers + blobs > 0;
             Ok(some.then_some(Unflushed {
                 upto: a.max(b),
@@ -145,11 +141,11 @@ impl Store {
     /// If the database cannot be written.
     pub fn flushed(&self, what: &Unflushed) -> Result<()> {
         self.0.db.write(Commit::Durable, |tx| {
-            for table in ["layers", "blobs"] {
-                let update =
-                    format!("UPDATE {table} SET boot = NULL WHERE boot = ?1 AND seq <= ?2");
-                tx.execute(&update, params![self.boot(), what.upto])?;
-            }
+            let layers =
+                "UPDATE layers SET boot = NULL WHERE boot = ?1 AND seq <= ?2 AND driver = ?3";
+            tx.execute(layers, params![self.boot(), what.upto, self.driver()])?;
+            let blobs = "UPDATE blobs SET boot = NULL WHERE boot = ?1 AND seq <= ?2";
+            tx.execute(blobs, params![self.boot(), what.upto])?;
             Ok(())
         })?;
         self.0.db.checkpoint()
@@ -207,36 +203,40 @@ impl Store {
     pub fn poison(&self, driver: &dyn Driver) -> Result<()> {
         self.same_driver(driver)?;
         let _lock = self.0.home.lock(true)?;
-        let dropped = self.0.db.write(Commit::Freeing, |tx| {
+        let (dropped, id) = self.0.db.write(Commit::Freeing, |tx| {
             tx.execute("DELETE FROM leases", [])?;
+            let id = self.begin(tx, "what a failed flush has lost")?;
             let layers = marked_layers(tx, self.driver(), "boot = ?2", self.boot())?;
             let blobs = marked_blobs(tx, "boot = ?1", self.boot())?;
             drop_rows(tx, self.driver(), &layers, &blobs)?;
-            // Other drivers' are told from these by whoever opens the store for them.
-            tx.execute(
-                "UPDATE layers SET boot = ?1 WHERE boot = ?2",
-                params![lost(self.boot()), self.boot()],
-            )?;
+            // Those of other drivers are judged by whoever opens the store for them.
+            let others = "UPDATE layers SET boot = 'lost:' || ?1 WHERE boot = ?1";
+            tx.execute(others, [self.boot()])?;
             let others = "DELETE FROM meta WHERE key LIKE 'boot:%' AND key <> ?1";
             tx.execute(others, [self.boot_key()])?;
-            set_meta(tx, SWEEPING, "1")?;
-            Ok(layers)
+            Ok((layers, id))
         })?;
-        self.sweep_strays(driver)?;
-        self.drop_ingests(|_| true)?;
-        let still: HashSet<NodeId> = driver.list()?.into_iter().collect();
-        let stuck: Vec<_> = dropped
-            .into_iter()
-            .filter(|l| still.contains(&NodeId::Layer(l.id.clone())))
-            .collect();
-        self.0.db.write(Commit::Durable, |tx| {
-            // In use, so still there: nothing may take it for a layer that was made since.
-            for layer in &stuck {
-                layer.insert(tx, self.driver(), &lost(self.boot()))?;
-            }
-            tx.execute("DELETE FROM meta WHERE key = ?1", [SWEEPING])?;
-            Ok(())
-        })
+        let _lease = self.leased(id);
+        self.0.half_done.begin(id);
+        let swept = (|| {
+            self.drop_ingests(Abandoned::All)?;
+            self.sweep_strays(driver)?;
+            self.empty_trash()?;
+            let still: HashSet<NodeId> = driver.list()?.into_iter().collect();
+            self.0.db.write(Commit::Durable, |tx| {
+                // In use, so still there: nothing may take it for a layer that was made since.
+                for layer in &dropped {
+                    if still.contains(&NodeId::Layer(layer.id.clone())) {
+                        layer.insert(tx, self.driver(), &format!("lost:{}", self.boot()))?;
+                    }
+                }
+                Ok(())
+            })
+        })();
+        if swept.is_ok() {
+            self.0.half_done.end(id);
+        }
+        swept
     }
 
     /// What bears the mark of an earlier boot or of a failed flush.
@@ -270,33 +270,36 @@ impl Store {
         let work = || {
             self.0.db.read(|c| {
                 let same_boot = meta(c, &key)?.as_deref() == Some(self.boot());
-                let killed = meta(c, SWEEPING)?.is_some() || !self.dead_leases(c)?.is_empty();
-                Ok((same_boot, killed))
+                Ok((same_boot, !self.dead_leases(c)?.is_empty()))
             })
         };
+        let mut found = Recovered::default();
         if work()? == (true, false) {
-            return Ok(Recovered::default());
+            return Ok(found);
         }
         let lock = self.0.home.lock(true)?;
         let (same_boot, killed) = work()?;
-        let mut found = Recovered::default();
         if same_boot && !killed {
             return Ok(found);
         }
         if !same_boot {
             self.judge(driver, cancel, &mut found)?;
-            // Their lengths may lie: they were never flushed.
-            self.drop_ingests(|_| true)?;
         }
+        // Lengths of partial blobs may lie after a boot: they were never flushed.
+        let which = if same_boot {
+            Abandoned::Useless
+        } else {
+            Abandoned::Unlocked
+        };
+        self.drop_ingests(which)?;
         found.strays = self.sweep_strays(driver)?;
+        self.empty_trash()?;
+        driver.sweep()?;
         found.leases = self.0.db.write(Commit::Freeing, |tx| {
             set_meta(tx, &key, self.boot())?;
-            tx.execute("DELETE FROM meta WHERE key = ?1", [SWEEPING])?;
             Ok(self.drop_dead_leases(tx)? as u64)
         })?;
         drop(lock);
-        self.empty_trash()?;
-        driver.sweep()?;
         Ok(found)
     }
 
@@ -367,28 +370,55 @@ impl Store {
         Ok(count)
     }
 
-    /// Removes partial blobs that nobody writes and `which` chooses by their metadata. Bytes freed.
-    pub(super) fn drop_ingests(&self, which: impl Fn(&fs::Metadata) -> bool) -> Result<u64> {
+    /// Removes partial blobs; bytes freed.
+    pub(super) fn drop_ingests(&self, which: Abandoned) -> Result<u64> {
         let dir = self.0.home.ingest();
+        let now = SystemTime::now();
         let mut freed = 0;
         for entry in fs::read_dir(&dir).map_err(host("list", &dir))? {
             let path = entry.map_err(host("list", &dir))?.path();
-            let Some(file) = gc::abandoned(&path).map_err(host("look at", &path))? else {
-                continue;
-            };
-            let meta = file.metadata().map_err(host("look at", &path))?;
-            if which(&meta) {
-                fault::point("store-unlink").map_err(host("remove", &path))?;
-                match fs::remove_file(&path) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                        return Err(host("remove", &path)(e));
-                    }
-                    _ => freed += meta.len(),
+            let look = || -> io::Result<Option<fs::Metadata>> {
+                // Locked from here until it is removed.
+                let file = match which {
+                    Abandoned::All => Some(fs::File::open(&path)?),
+                    _ => gc::abandoned(&path)?,
+                };
+                let Some(file) = file else { return Ok(None) };
+                let meta = file.metadata()?;
+                let age = || now.duration_since(meta.modified().ok()?).ok();
+                let chosen = match which {
+                    Abandoned::All | Abandoned::Unlocked => true,
+                    // Empty, or by a name that nobody looks for.
+                    Abandoned::Useless => meta.len() == 0 || path.extension().is_some(),
+                    Abandoned::Older(limit) => age().is_some_and(|age| age >= limit),
+                };
+                if chosen {
+                    fault::point("store-unlink")?;
+                    fs::remove_file(&path)?;
                 }
+                Ok(chosen.then_some(meta))
+            };
+            match look() {
+                Ok(meta) => freed += meta.map_or(0, |m| m.len()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(host("remove", &path)(e)),
             }
         }
         Ok(freed)
     }
+}
+
+/// Which partial blobs are removed. All but the first leave alone what somebody is writing.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Abandoned {
+    /// All; their writers cannot publish them any more.
+    All,
+    /// All that nobody writes.
+    Unlocked,
+    /// Those that no try would resume.
+    Useless,
+    /// Those that nobody has written to for so long.
+    Older(Duration),
 }
 
 fn poisoned() -> Error {

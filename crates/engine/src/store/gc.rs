@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use rusqlite::{Connection, params};
@@ -20,8 +20,8 @@ use unlade_unpack::{Algorithm, Digest, fault};
 use super::{
     Store,
     db::{Commit, Tx, digest},
-    durability::{SWEEPING, layer_id, set_meta},
-    home::host,
+    durability::{Abandoned, layer_id},
+    home::{Lock, host},
     reserve,
 };
 use crate::error::Result;
@@ -131,29 +131,41 @@ impl Store {
             report.strays = (strays.layers.len() + strays.blobs.len()) as u64;
             return Ok(report);
         }
-        let mut report = self.0.db.write(Commit::Freeing, |tx| {
-            set_meta(tx, SWEEPING, "1")?;
-            self.mark(tx, options)
+        let (report, id) = self.0.db.write(Commit::Freeing, |tx| {
+            let report = self.mark(tx, options)?;
+            Ok((report, self.begin(tx, "sweep")?))
         })?;
+        let _lease = self.leased(id);
+        self.0.half_done.begin(id);
+        let done = self.sweep(driver, options, report, lock);
+        if done.is_ok() {
+            self.0.half_done.end(id);
+        }
+        done
+    }
+
+    fn sweep(
+        &self,
+        driver: &dyn Driver,
+        options: &GcOptions,
+        mut report: GcReport,
+        lock: Lock,
+    ) -> Result<GcReport> {
         fault::point("store-gc-marked").map_err(host("sweep", self.root()))?;
         let swept = self.sweep_strays(driver)?;
         report.strays = swept.saturating_sub((report.layers.len() + report.blobs.len()) as u64);
-        self.0.db.write(Commit::Freeing, |tx| {
-            tx.execute("DELETE FROM meta WHERE key = ?1", [SWEEPING])?;
-            Ok(())
-        })?;
+        let settled = self.0.half_done.swept();
         drop(lock);
         fault::point("store-gc-swept").map_err(host("sweep", self.root()))?;
         self.empty_trash()?;
-        let now = SystemTime::now();
-        report.partial_bytes = self.drop_ingests(|meta| {
-            let age = meta
-                .modified()
-                .ok()
-                .and_then(|at| now.duration_since(at).ok());
-            age.is_some_and(|age| age >= options.ingest_age)
-        })?;
+        report.partial_bytes = self.drop_ingests(Abandoned::Older(options.ingest_age))?;
         driver.sweep()?;
+        self.0.db.write(Commit::Lazy, |tx| {
+            for id in &settled {
+                tx.execute("DELETE FROM leases WHERE id = ?1", [id])?;
+            }
+            Ok(())
+        })?;
         self.0.db.checkpoint()?;
         reserve::keep(self.root());
         Ok(report)

@@ -65,8 +65,7 @@ impl Store {
         cancel: &Cancel,
     ) -> Result<Ingest> {
         let lease = lease.id;
-        let name = format!("{}-{}", digest.algorithm().name(), digest.hex());
-        let path = self.0.home.ingest().join(name);
+        let path = self.0.home.ingest().join(name(digest));
         let mut holder = Holder::new(self.0.options.ingest_stall);
         loop {
             if self.hold_blob(lease, digest, size)? || self.adopt(lease, digest, size, cancel)? {
@@ -137,28 +136,36 @@ impl Store {
         let verdict = self.verify_blob(digest, cancel)?;
         let _guard = self.guard(lease)?;
         // Recorded or swept meanwhile.
-        if self.hold_blob(lease, digest, size)? {
+        let recorded = self.hold_blob(lease, digest, size)?;
+        if !recorded && verdict == Verdict::Good && path.exists() {
+            self.record_blob(lease, digest, size)?;
             return Ok(true);
         }
-        match verdict {
-            Verdict::Good if path.exists() => {
-                self.record_blob(lease, digest, size)?;
-                Ok(true)
-            }
-            Verdict::Damaged => self.discard(&path).map(|()| false),
-            _ => Ok(false),
+        if !recorded && verdict == Verdict::Damaged {
+            self.discard(&path)?;
         }
+        self.0.half_done.end(lease);
+        Ok(recorded)
     }
 }
 
-enum Claim {
+/// Who has a file in `blobs/ingest`.
+pub(super) enum Claim {
+    /// It is locked by the handle here.
     Ours(File),
+    /// Somebody else has it locked.
     Theirs(File),
     /// It was published or removed between the opening and the locking.
     Gone,
 }
 
-fn claim(path: &Path) -> io::Result<Claim> {
+/// The name that a blob has while it is fetched.
+pub(super) fn name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().name(), digest.hex())
+}
+
+/// Opens or makes the file, and locks it if nobody else has.
+pub(super) fn claim(path: &Path) -> io::Result<Claim> {
     fault::point("store-open")?;
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);

@@ -152,6 +152,30 @@ impl Store {
                 ],
             )?;
             leases::hold(tx, lease.id, self.driver(), &layer.id)
+        })?;
+        self.0.half_done.end(lease.id);
+        Ok(())
+    }
+
+    /// The diffIDs of blobs, as far as layers were made of them here.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn known_diff_ids<'a>(
+        &self,
+        blobs: impl Iterator<Item = &'a Digest>,
+    ) -> Result<Vec<Option<Digest>>> {
+        let blobs: Vec<String> = blobs.map(ToString::to_string).collect();
+        self.0.db.read(|c| {
+            let mut select = c.prepare_cached(
+                "SELECT diff_id FROM layers WHERE blob = ?1 AND driver = ?2 LIMIT 1",
+            )?;
+            let mut known = Vec::with_capacity(blobs.len());
+            for blob in &blobs {
+                let row = select.query_row(params![blob, self.driver()], |r| digest(r, 0));
+                known.push(row.optional()?);
+            }
+            Ok(known)
         })
     }
 

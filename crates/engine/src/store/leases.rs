@@ -3,7 +3,12 @@
 //! A lease belongs to a process: its id, when it was started, and the boot. One whose process is
 //! gone protects nothing and is dropped by whoever comes next. No clock is asked.
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use unlade_unpack::Digest;
@@ -22,8 +27,55 @@ pub struct Lease {
 }
 
 /// The number of a lease.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct LeaseId(i64);
+
+/// Leases of this process under which something may have got its name and not its record. They
+/// stay recorded when they are dropped, so that whoever finds them dead looks for it.
+#[derive(Debug, Default)]
+pub(super) struct HalfDone(Mutex<HashMap<LeaseId, Pending>>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    count: usize,
+    dropped: bool,
+}
+
+impl HalfDone {
+    fn map(&self) -> MutexGuard<'_, HashMap<LeaseId, Pending>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is about to get its name.
+    pub(super) fn begin(&self, lease: LeaseId) {
+        self.map().entry(lease).or_default().count += 1;
+    }
+
+    /// It has its record.
+    pub(super) fn end(&self, lease: LeaseId) {
+        let mut map = self.map();
+        if let Some(pending) = map.get_mut(&lease) {
+            pending.count -= 1;
+            if pending.count == 0 {
+                map.remove(&lease);
+            }
+        }
+    }
+
+    /// Whether the lease may go; if not, its number is kept.
+    fn may_drop(&self, lease: LeaseId) -> bool {
+        let mut map = self.map();
+        let pending = map.get_mut(&lease);
+        pending.map(|p| p.dropped = true).is_none()
+    }
+
+    /// Leases that only stayed for what a sweep has found by now.
+    pub(super) fn swept(&self) -> Vec<i64> {
+        let mut map = self.map();
+        let done = map.extract_if(|_, p| p.dropped);
+        done.map(|(lease, _)| lease.0).collect()
+    }
+}
 
 /// A process, beyond the reuse of its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,19 +120,27 @@ impl Store {
     /// # Errors
     /// If the database cannot be written.
     pub fn lease(&self, what: &str) -> Result<Lease> {
+        let id = self.0.db.write(Commit::Lazy, |tx| self.begin(tx, what))?;
+        Ok(self.leased(id))
+    }
+
+    /// Records a lease. If the process dies before it is dropped, the next [`Store::recover`]
+    /// looks for what was left half done.
+    pub(super) fn begin(&self, tx: &Connection, what: &str) -> Tx<LeaseId> {
         let me = &self.0.process;
-        let id = self.0.db.write(Commit::Lazy, |tx| {
-            tx.execute(
-                "INSERT INTO leases (what, pid, start, pid_namespace, boot)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![what, me.pid, me.start, me.namespace, me.boot],
-            )?;
-            Ok(LeaseId(tx.last_insert_rowid()))
-        })?;
-        Ok(Lease {
+        tx.execute(
+            "INSERT INTO leases (what, pid, start, pid_namespace, boot)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![what, me.pid, me.start, me.namespace, me.boot],
+        )?;
+        Ok(LeaseId(tx.last_insert_rowid()))
+    }
+
+    pub(super) fn leased(&self, id: LeaseId) -> Lease {
+        Lease {
             store: self.clone(),
             id,
-        })
+        }
     }
 
     /// Protects all that an image consists of.
@@ -176,6 +236,9 @@ pub(super) fn hold(tx: &Connection, lease: LeaseId, driver: &str, object: &str) 
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if !self.store.0.half_done.may_drop(self.id) {
+            return;
+        }
         let id = self.id.0;
         let done = self.store.0.db.write(Commit::Lazy, |tx| {
             tx.execute("DELETE FROM leases WHERE id = ?1", [id])?;

@@ -114,6 +114,7 @@ struct Inner {
     boot: String,
     /// Open since before the first write, so `syncfs` on it reports every failure since then.
     root: File,
+    half_done: leases::HalfDone,
     /// A flush has failed and that could not be recorded.
     poisoned: AtomicBool,
 }
@@ -147,6 +148,7 @@ impl Store {
             process: leases::Process::this(&boot),
             boot,
             root,
+            half_done: leases::HalfDone::default(),
             poisoned: AtomicBool::new(false),
         })))
     }
@@ -179,6 +181,7 @@ impl Store {
         let guard = CommitGuard(self.0.home.lock(false)?);
         self.check_recovered()?;
         self.0.db.read(|c| leases::check(c, lease))?;
+        self.0.half_done.begin(lease);
         Ok(guard)
     }
 

@@ -219,11 +219,11 @@ impl Store {
             if let Some(row) = self.find_layer(lease, &[id.to_string()])? {
                 return Ok(Some((row.id, row.tar_bytes)));
             }
-            let _guard = self.commit_guard(lease)?;
             let node = NodeId::Layer(id.clone());
             if !driver.list()?.contains(&node) || !driver.verify(&id)?.is_empty() {
                 continue;
             }
+            let _guard = self.commit_guard(lease)?;
             let usage = driver.usage(&node)?;
             let tar_bytes = tar_bytes.unwrap_or(usage.bytes);
             let layer = NewLayer {

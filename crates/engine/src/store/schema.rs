@@ -56,6 +56,7 @@ CREATE TABLE layers (
   seq INTEGER NOT NULL,
   PRIMARY KEY (driver, id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX layers_blob ON layers (blob);
 CREATE INDEX layers_marked ON layers (boot, seq) WHERE boot IS NOT NULL;
 CREATE TABLE images (
   key INTEGER PRIMARY KEY,

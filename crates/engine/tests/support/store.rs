@@ -198,3 +198,62 @@ impl Home {
             .count()
     }
 }
+
+/// Records of that many images with layers of their own, and no objects.
+pub fn fill(root: &Path, images: usize, layers: usize) {
+    let mut db = rusqlite::Connection::open(root.join("unlade.db")).unwrap();
+    let tx = db.transaction().unwrap();
+    for n in 0..images {
+        let (id, manifest) = (
+            sha(format!("c{n}").as_bytes()),
+            sha(format!("m{n}").as_bytes()),
+        );
+        let (id, manifest) = (id.to_string(), manifest.to_string());
+        let key = i64::try_from(n).unwrap() + 1;
+        let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
+            tx.prepare_cached(sql).unwrap().execute(params).unwrap();
+        };
+        run(
+            "INSERT INTO images VALUES (?1, 'copy', ?2, 10, ?3, 'linux/amd64', ?1, 1000, 0, 0)",
+            &[&key, &id, &manifest],
+        );
+        run(
+            "INSERT INTO manifests VALUES (?1, ?2, 'application/vnd.oci.image.manifest.v1+json', 10)",
+            &[&key, &manifest],
+        );
+        for blob in [&id, &manifest] {
+            run("INSERT INTO blobs VALUES (?1, 10, NULL, 0)", &[blob]);
+        }
+        for at in 0..layers {
+            let diff = sha(format!("l{n}.{at}").as_bytes());
+            let (layer, diff, at) = (
+                LayerId::of(&diff).to_string(),
+                diff.to_string(),
+                i64::try_from(at).unwrap(),
+            );
+            run(
+                "INSERT INTO layers VALUES ('copy', ?1, ?2, NULL, 1000, 10, 1000, ?2, 500, NULL, 0)",
+                &[&layer, &diff],
+            );
+            run(
+                "INSERT INTO image_layers VALUES (?1, ?2, ?3, ?4)",
+                &[&key, &at, &layer, &diff],
+            );
+            run(
+                "INSERT INTO manifest_layers VALUES (?1, ?2, ?3, ?4, 500, 'application/vnd.oci.image.layer.v1.tar+gzip')",
+                &[&key, &manifest, &at, &diff],
+            );
+            run("INSERT INTO blobs VALUES (?1, 500, NULL, 0)", &[&diff]);
+        }
+        let repo = format!("registry.example/r{}/image", n % 100);
+        run(
+            "INSERT INTO names VALUES ('copy', ?1, ?2, ?3)",
+            &[&format!("{repo}:v{n}"), &key, &manifest],
+        );
+        run(
+            "INSERT INTO repo_digests VALUES ('copy', ?1, ?2, ?3)",
+            &[&repo, &manifest, &key],
+        );
+    }
+    tx.commit().unwrap();
+}

@@ -89,6 +89,6 @@ pub fn apply_at_once(driver: &Arc<dyn Driver>, tars: &[Vec<u8>]) -> Vec<LayerId>
     ids
 }
 
-pub fn mount(driver: &dyn Driver, layers: &[LayerId]) -> OwnedFd {
+pub fn mount_layers(driver: &dyn Driver, layers: &[LayerId]) -> OwnedFd {
     driver.mount(MountOf::Layers(layers)).unwrap()
 }

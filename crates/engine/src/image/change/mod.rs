@@ -16,8 +16,6 @@ use crate::error::{Error, Kind, Result};
 /// The instructions that there are.
 const KNOWN: &str = "CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, \
                      VOLUME and WORKDIR";
-/// Most ports of one range.
-const MAX_PORTS: u16 = u16::MAX;
 
 /// Applies `changes` to `config`, in order. Each may hold several lines.
 ///
@@ -319,7 +317,7 @@ fn expose(word: &str, ports: &mut BTreeMap<String, Nothing>) -> Result<()> {
     let (Some(from), Some(to)) = (number(from), number(to)) else {
         return Err(wrong());
     };
-    if !["tcp", "udp", "sctp"].contains(&&*protocol) || from > to || to - from >= MAX_PORTS {
+    if !["tcp", "udp", "sctp"].contains(&&*protocol) || from > to {
         return Err(wrong());
     }
     for port in from..=to {

@@ -64,7 +64,9 @@ impl Builder {
         let before = (dir.before.uid, dir.before.gid);
         let wanted = self.owner(meta.uid, meta.gid, &dir.path)?;
         let (uid, gid) = wanted.unwrap_or(before);
-        if (uid, gid) != before || !dir.created {
+        // Listed twice, the last entry's attributes count, and no others.
+        let again = self.fixups.get(&dir.path).is_some();
+        if (uid, gid) != before || !dir.created || again {
             if wanted.is_some() {
                 let (uid, gid) = owner(uid, gid);
                 fs::fchown(dir, uid, gid).map_err(host)?;

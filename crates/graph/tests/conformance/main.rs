@@ -1,0 +1,124 @@
+//! What every driver must do, on every file system that it works on. Needs root.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod containers;
+#[path = "../support/mod.rs"]
+mod support;
+mod trees;
+mod upkeep;
+
+use std::{
+    collections::BTreeMap,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::ExitStatusExt,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use rustix::fs::FileType;
+
+use support::{
+    apply, apply_at_once,
+    fs::{Fs, count},
+    layers::{self, Op, applied, dir, file, link, symlink, tar},
+    mount_layers,
+    tree::{self, Tree},
+};
+use tar::EntryType;
+use unlade_graph::{
+    driver::{
+        Change, ChangeKind, Driver, DriverKind, LayerId, LayerRequest, MountOf, NodeId, Parents,
+        RwOptions, SnapshotId,
+    },
+    mount,
+    overlay::Overlay,
+    trees::Trees,
+};
+use unlade_unpack::{Cancel, Unpacker};
+
+/// The drivers, and the file systems that each works on.
+const DRIVERS: &[(DriverKind, &[&str])] = &[
+    (DriverKind::Overlay, &["ext4", "xfs", "btrfs"]),
+    (DriverKind::Btrfs, &["btrfs"]),
+    (DriverKind::Reflink, &["xfs", "btrfs"]),
+    (DriverKind::Copy, &["ext4", "xfs", "btrfs"]),
+];
+
+fn open(kind: DriverKind, root: &Path) -> Arc<dyn Driver> {
+    match kind {
+        DriverKind::Overlay => Arc::new(Overlay::open(root).unwrap()),
+        kind => Arc::new(Trees::open(kind, root).unwrap()),
+    }
+}
+
+/// Runs `body` with every driver that works on `fs`.
+fn on(fs: &str, body: impl Fn(&Fs, DriverKind, Arc<dyn Driver>)) {
+    for (kind, _) in DRIVERS.iter().filter(|(_, on)| on.contains(&fs)) {
+        let Some(here) = Fs::new(fs) else { return };
+        eprintln!("{kind} on {fs}");
+        body(&here, *kind, open(*kind, &here.path().join("graph")));
+    }
+}
+
+macro_rules! everywhere {
+    ($($room:ident $test:ident)*) => {$(
+        mod $test {
+            #[test]
+            fn on_ext4() {
+                super::on("ext4", super::$room::$test);
+            }
+            #[test]
+            fn on_xfs() {
+                super::on("xfs", super::$room::$test);
+            }
+            #[test]
+            fn on_btrfs() {
+                super::on("btrfs", super::$room::$test);
+            }
+        }
+    )*};
+}
+
+everywhere! {
+    trees whiteouts_and_opaque
+    trees random_layers
+    trees chains
+    trees corpus
+    containers snapshots
+    containers random_changes
+    upkeep life_and_death
+    upkeep damage
+}
+
+fn snapshot_id(text: &str) -> SnapshotId {
+    SnapshotId::parse(text).unwrap()
+}
+
+/// Not a test of its own: see `life_and_death`.
+#[test]
+fn a_process_that_dies() {
+    let var = |name: &str| std::env::var(name);
+    let Ok(root) = var("UNLADE_TEST_DIE") else {
+        return;
+    };
+    let kind = DriverKind::from_name(&var("UNLADE_TEST_KIND").unwrap()).unwrap();
+    let layer = LayerId::parse(&var("UNLADE_TEST_LAYER").unwrap()).unwrap();
+    let driver = open(kind, Path::new(&root));
+    let request = LayerRequest {
+        parents: Parents::known(vec![layer]),
+        unpacker: Unpacker::new(),
+        cancel: Cancel::new(),
+    };
+    let _txn = driver.begin_layer(request).unwrap();
+    std::process::abort();
+}
+
+#[test]
+fn names_are_checked() {
+    assert!(LayerId::parse("sha256-../x").is_none());
+    let id = LayerId::chained(&support::sha(b""));
+    assert_eq!(LayerId::parse(id.as_str()), Some(id));
+}
