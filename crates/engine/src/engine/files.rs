@@ -232,7 +232,9 @@ impl Engine {
             self.store.put_blob(lease, &image.digest, &image.manifest)?;
         }
         let mut names = Vec::new();
-        for name in &image.names {
+        // A tag alone, as some tools put into an OCI layout, is no name.
+        let full = |name: &&String| name.contains(['/', ':']);
+        for name in image.names.iter().filter(full) {
             let reference = Reference::parse(name)?.with_default_tag();
             if reference.digest().is_none() {
                 names.push(reference);
