@@ -7,8 +7,9 @@ use reqwest::Url;
 
 use super::{
     auth::Auth,
+    faults::refusal_of,
     hosts::{Endpoint, Hosts, Scheme},
-    http::{Answer, Ask, Http, MAX_ERROR, refusal_of},
+    http::{Answer, Ask, Http, MAX_ERROR},
     payload::Payload,
     retry::{Again, Failure},
 };

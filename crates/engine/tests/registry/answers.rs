@@ -243,7 +243,7 @@ async fn a_mirror_that_wants_a_pause_is_passed_over() {
         upstream
             .seen()
             .iter()
-            .all(|s| !s.target.contains("ns=") && s.header("x-key") == "")
+            .all(|s| !s.target.contains("ns=") && s.header("x-key").is_empty())
     );
 }
 

@@ -25,7 +25,7 @@ pub fn config() -> RegistryConfig {
     RegistryConfig {
         system_roots: false,
         connect_timeout: Duration::from_secs(5),
-        stall_timeout: Duration::from_millis(400),
+        stall_timeout: Duration::from_secs(5),
         backoff: Duration::from_millis(2),
         seed: Some(7),
         parallel: ParallelRanges {
