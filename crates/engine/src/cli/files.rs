@@ -133,7 +133,10 @@ pub(super) fn load(globals: &Globals, args: &LoadArgs, cancel: &Cancel) -> Resul
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|e| Error::host(format!("open `{}`", path.display()), e))
+    File::open(path).map_err(|e| {
+        Error::host(format!("open `{}`", path.display()), e)
+            .with_hint("name a file that is there and may be read")
+    })
 }
 
 #[derive(Debug, Args)]
