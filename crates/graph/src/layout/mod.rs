@@ -27,21 +27,15 @@ use std::{
 
 use rustix::{
     fs::{
-        self, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat,
-        mkdirat, openat, renameat_with, statat, syncfs,
+        self, AtFlags, CWD, Dir, FlockOperation, Mode, RenameFlags, Stat, flock, fstat, mkdirat,
+        openat, renameat_with, statat, syncfs,
     },
     io::Errno,
 };
 use unlade_unpack::{Error, Kind, Result, fault};
 
 pub use self::place::{Place, Published};
-use crate::remove;
-
-/// How directories are opened that are to be read.
-pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+use crate::{remove, walk::DIRECTORY};
 
 /// Where published things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
