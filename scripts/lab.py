@@ -47,7 +47,9 @@ class Disk:
     def make(self):
         with open(self.image, "wb") as f:
             f.truncate(self.mib << 20)
-        more = {"ext4": ["-F"], "xfs": ["-f"], "btrfs": ["-f", "-m", "single"]}[self.kind]
+        # On a small btrfs data would take all room of which metadata needs some.
+        mixed = ["--mixed"] if self.mib < 200 else ["-m", "single"]
+        more = {"ext4": ["-F"], "xfs": ["-f"], "btrfs": ["-f", *mixed]}[self.kind]
         run(["mkfs." + self.kind, "-q", *more, self.image])
         return self.mount()
 

@@ -10,6 +10,7 @@ mod copy;
 mod diff;
 pub mod driver;
 pub mod erofs;
+pub mod erofs_driver;
 mod info;
 pub mod layout;
 pub mod mount;

@@ -46,6 +46,8 @@ pub enum Shelf {
     Snapshots,
     /// `roots/`.
     Roots,
+    /// `images/`.
+    Images,
 }
 
 impl Shelf {
@@ -54,6 +56,7 @@ impl Shelf {
             Self::Layers => "layer",
             Self::Snapshots => "snapshot",
             Self::Roots => "root directory",
+            Self::Images => "image",
         }
     }
 }
@@ -72,6 +75,7 @@ struct Shared {
     staging: OwnedFd,
     trash: OwnedFd,
     roots: OwnedFd,
+    images: OwnedFd,
     flushing: Mutex<()>,
     failed_flushes: AtomicU64,
 }
@@ -101,6 +105,7 @@ impl Layout {
             staging: sub("staging")?,
             trash: sub("trash")?,
             roots: sub("roots")?,
+            images: sub("images")?,
             root,
             flushing: Mutex::new(()),
             failed_flushes: AtomicU64::new(0),
@@ -123,6 +128,7 @@ impl Layout {
             Shelf::Layers => self.0.layers.as_fd(),
             Shelf::Snapshots => self.0.snapshots.as_fd(),
             Shelf::Roots => self.0.roots.as_fd(),
+            Shelf::Images => self.0.images.as_fd(),
         }
     }
 
@@ -240,7 +246,7 @@ impl Layout {
             return;
         };
         // What is not empty stays.
-        for name in ["layers", "snapshots", "staging", "trash", "roots"] {
+        for name in ["layers", "snapshots", "staging", "trash", "roots", "images"] {
             if fs::unlinkat(&self.0.root, name, AtFlags::REMOVEDIR).is_err() {
                 return;
             }
