@@ -281,8 +281,9 @@ impl Driver for Overlay {
     }
 
     fn changes(&self, id: &SnapshotId) -> Result<Vec<Change>> {
-        let snapshot = snapshot::open(&self.layout, id)?;
-        snapshot.changes(&self.mount_layers(&snapshot.info.layers)?, self.marks)
+        let mut snapshot = snapshot::open(&self.layout, id)?;
+        snapshot.marks = self.marks;
+        snapshot.changes(&self.mount_layers(&snapshot.info.layers)?)
     }
 
     fn usage(&self, what: &NodeId) -> Result<Usage> {

@@ -62,6 +62,8 @@ pub(crate) struct Snapshot {
     pub(crate) info: info::Snapshot,
     pub(crate) upper: OwnedFd,
     pub(crate) work: OwnedFd,
+    /// How its mounts mark opaque directories.
+    pub(crate) marks: Marks,
 }
 
 /// Makes a snapshot; the merged root is to have the attributes `root`.
@@ -90,7 +92,7 @@ pub(crate) fn exists(id: &SnapshotId) -> Error {
         .with_hint("remove it first, or choose another name")
 }
 
-/// Opens a snapshot.
+/// Opens a snapshot whose mounts use trusted marks.
 pub(crate) fn open(layout: &Layout, id: &SnapshotId) -> Result<Snapshot> {
     let dir = layout.get(Shelf::Snapshots, id.as_str())?;
     let part = |name: &str| {
@@ -101,14 +103,15 @@ pub(crate) fn open(layout: &Layout, id: &SnapshotId) -> Result<Snapshot> {
         info: info::Snapshot::read(dir.as_fd(), id.as_str())?,
         upper: part("upper")?,
         work: part("work")?,
+        marks: Marks::Trusted,
     })
 }
 
 impl Snapshot {
     /// How it differs from `below`, the merged tree of its layers.
-    pub(crate) fn changes(&self, below: &OwnedFd, marks: Marks) -> Result<Vec<Change>> {
+    pub(crate) fn changes(&self, below: &OwnedFd) -> Result<Vec<Change>> {
         let kind = New::Upper {
-            opaque: marks.opaque(),
+            opaque: self.marks.opaque(),
         };
         diff::changes(Some(below.as_fd()), self.upper.as_fd(), kind)
     }

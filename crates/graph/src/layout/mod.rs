@@ -35,7 +35,8 @@ use rustix::{
 use unlade_unpack::{Error, Kind, Result, fault};
 
 pub use self::place::{Place, Published};
-use crate::{remove, walk::DIRECTORY};
+use crate::remove;
+pub(crate) use crate::walk::DIRECTORY;
 
 /// Where published things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
