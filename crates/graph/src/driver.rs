@@ -424,6 +424,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// If the host refuses; damage is a finding, not an error.
     fn verify(&self, id: &LayerId) -> Result<Vec<Finding>>;
 
+    /// Compares what the driver keeps of these layers merged, lowest first, with what the layers
+    /// give now. Empty if all holds, or if it keeps nothing.
+    ///
+    /// # Errors
+    /// If the host refuses; damage is a finding, not an error.
+    fn verify_merged(&self, layers: &[LayerId]) -> Result<Vec<Finding>> {
+        let _ = layers;
+        Ok(Vec::new())
+    }
+
     /// The layer's tar stream, exactly as its diffID has it, where [`Features::keeps_tar`].
     ///
     /// # Errors

@@ -1,10 +1,16 @@
-//! Layers and copy-on-write snapshots on this host's file systems.
+#![doc = include_str!("../README.md")]
+//!
+//! # On disk
+//!
+//! Every driver has a directory of its own, laid out as [`layout`] says. What it puts there is
+//! said at the head of its module.
 
 mod btrfs;
 mod copy;
 mod diff;
 pub mod driver;
 pub mod erofs;
+pub mod erofs_driver;
 mod info;
 pub mod layout;
 pub mod mount;

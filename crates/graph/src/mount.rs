@@ -43,6 +43,8 @@ pub struct Overlay<'a> {
     pub userxattr: bool,
     /// SELinux label of all files.
     pub label: Option<&'a str>,
+    /// What `mount` shows as its source.
+    pub source: &'a str,
 }
 
 impl std::fmt::Debug for Overlay<'_> {
@@ -159,6 +161,8 @@ fn new_overlay(what: &Overlay<'_>, api: Api) -> Result<Option<OwnedFd>> {
         fsconfig_set_string(&fs, "context", label)
             .map_err(|e| refused(&format!("set the SELinux label `{label}`"), e))?;
     }
+    fsconfig_set_string(&fs, "source", what.source)
+        .map_err(|e| refused("name the mount's source", e))?;
     fsconfig_create(&fs).map_err(|e| refused("mount an overlay", e))?;
     let attributes = attributes(what.upper.is_none());
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
@@ -212,12 +216,13 @@ fn old_overlay(layout: &Layout, what: &Overlay<'_>) -> Result<OwnedFd> {
         MountFlags::NODEV
     };
     let target = format!("{}/mnt", place.fd().as_raw_fd());
+    let source = what.source;
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| -> Result<OwnedFd, Errno> {
             sys::unshare_working_directory()?;
             let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::process::fchdir(openat(CWD, c"/proc/self/fd", dir, Mode::empty())?)?;
-            rustix::mount::mount(c"overlay", &*target, c"overlay", flags, Some(&*data))?;
+            rustix::mount::mount(source, &*target, c"overlay", flags, Some(&*data))?;
             let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let detached = open_tree(CWD, &*target, clone);
             unmount_path(&*target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
@@ -308,29 +313,78 @@ pub fn unmount(path: &Path) -> Result<()> {
     })
 }
 
-/// An error if a directory whose path on its file system ends in `path` is mounted in this mount
-/// namespace. Bind mounts in others, and those without a path, are not seen.
-pub(crate) fn refuse_if_bound(path: &str, snapshot: &str) -> Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|e| Error::host("read /proc/self/mountinfo", e))?;
-    // proc(5): the fourth field is the mount's root, the fifth where it is mounted.
-    let bound = table.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(3);
-        let (root, at) = (fields.next()?, fields.next()?);
-        root.ends_with(path).then_some(at)
-    });
-    match bound {
+/// An error if a snapshot is mounted in this mount namespace: as a bind mount of a directory on the
+/// file system of `layout` whose path there ends in `tree`, or from the source `source`. Mounts in
+/// other namespaces, which any service may have copies of, and those without a path are not seen.
+pub(crate) fn refuse_if_mounted(layout: &Layout, id: &str, tree: &str, source: &str) -> Result<()> {
+    let read = |path: &str| {
+        std::fs::read_to_string(path).map_err(|e| Error::host(format!("read {path}"), e))
+    };
+    let table = read("/proc/self/mountinfo")?;
+    let info = read(&format!("/proc/self/fdinfo/{}", layout.root().as_raw_fd()))?;
+    let our_mount = info.lines().find_map(|l| l.strip_prefix("mnt_id:"));
+    let mounts: Vec<_> = table.lines().filter_map(Mounted::parse).collect();
+    let ours = mounts
+        .iter()
+        .find(|m| Some(m.id) == our_mount.map(str::trim));
+    let uses = |m: &&Mounted<'_>| {
+        let bound = ours.is_some_and(|o| o.device == m.device) && unescape(m.root).ends_with(tree);
+        bound || unescape(m.source) == source
+    };
+    match mounts.iter().find(uses) {
         None => Ok(()),
-        Some(at) => Err(Error::new(
-            Kind::Host,
-            format!("snapshot `{snapshot}` is mounted on `{at}`"),
-        )
-        .with_hint("stop the container that uses it, or unmount it, then retry")),
+        Some(mounted) => {
+            let at = unescape(mounted.at);
+            let message = format!("snapshot `{id}` is mounted on `{at}`");
+            Err(Error::new(Kind::Host, message)
+                .with_hint("stop the container that uses it, or unmount it, then retry"))
+        }
     }
 }
 
+/// A line of `/proc/self/mountinfo`: proc(5).
+struct Mounted<'a> {
+    id: &'a str,
+    device: &'a str,
+    root: &'a str,
+    at: &'a str,
+    source: &'a str,
+}
+
+impl<'a> Mounted<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (before, after) = line.split_once(" - ")?;
+        let mut before = before.split(' ');
+        let (id, _, device) = (before.next()?, before.next()?, before.next()?);
+        Some(Self {
+            id,
+            device,
+            root: before.next()?,
+            at: before.next()?,
+            source: after.split(' ').nth(1)?,
+        })
+    }
+}
+
+/// Undoes what the kernel does to blanks, line ends and backslashes.
+fn unescape(field: &str) -> String {
+    let mut out = String::new();
+    let mut rest = field;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4).map(|c| u8::from_str_radix(c, 8));
+        let Some(Ok(byte)) = code else {
+            out.push_str(&rest[at..]);
+            return out;
+        };
+        out.push(char::from(byte));
+        rest = &rest[at + 4..];
+    }
+    out + rest
+}
+
 /// The path by which the kernel finds what a descriptor stands for.
-pub(crate) fn in_proc(fd: BorrowedFd<'_>) -> String {
+fn in_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
@@ -413,6 +467,7 @@ mod tests {
                     upper: writable.then(|| (upper.as_fd(), work.as_fd())),
                     userxattr: false,
                     label: None,
+                    source: "a test",
                 };
                 let mount = overlay(&layout, &what).unwrap_or_else(|e| panic!("{api:?}: {e}"));
                 let root = open(&mount, ".").unwrap();
@@ -441,9 +496,21 @@ mod tests {
             upper: None,
             userxattr: false,
             label: None,
+            source: "a test",
         };
         let e = overlay(&layout, &too_many).unwrap_err();
         assert_eq!(e.kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn lines_of_mountinfo() {
+        let line = "44 27 0:39 /a\\040b /m\\134n rw,relatime shared:1 - overlay /x\\012y rw,a=b";
+        let mounted = Mounted::parse(line).unwrap();
+        assert_eq!((mounted.id, mounted.device), ("44", "0:39"));
+        let fields = [mounted.root, mounted.at, mounted.source].map(unescape);
+        assert_eq!(fields, ["/a b", "/m\\n", "/x\ny"]);
+        assert_eq!(unescape("a\\9"), "a\\9");
+        assert!(Mounted::parse("").is_none());
     }
 
     #[test]

@@ -26,7 +26,8 @@ use crate::{
     layout::{Layout, Place, Shelf},
     mount::{self, MOST_LOWERS, Overlay as Mount},
     roots::Attrs,
-    snapshot, verify, walk,
+    snapshot::{self, Snapshot},
+    verify, walk,
 };
 
 const TREE: &str = "tree";
@@ -36,6 +37,13 @@ const RECORD: &str = "record";
 #[derive(Debug)]
 pub struct Overlay {
     layout: Layout,
+}
+
+/// What comes on top of layers in a mount.
+#[derive(Default)]
+struct Top<'a> {
+    snapshot: Option<&'a Snapshot>,
+    source: Option<String>,
 }
 
 impl Overlay {
@@ -79,33 +87,21 @@ impl Overlay {
             true => Some(attrs.directory(&self.layout)?),
             false => None,
         };
-        self.merge(layers, root.as_ref(), None, None)
+        self.merge(layers, root.as_ref(), &Top::default())
     }
 
     /// Mounts layers, lowest first, under `root` if it is given.
     ///
     /// An image may have the same layer twice, which overlayfs refuses. The upper one alone gives
     /// the same tree: whatever the lower one shows or hides, the upper does too.
-    fn merge(
-        &self,
-        layers: &[LayerId],
-        root: Option<&OwnedFd>,
-        upper: Option<(&OwnedFd, &OwnedFd)>,
-        label: Option<&str>,
-    ) -> Result<OwnedFd> {
+    fn merge(&self, layers: &[LayerId], root: Option<&OwnedFd>, top: &Top<'_>) -> Result<OwnedFd> {
         let mut seen = HashSet::new();
         let mut layers: Vec<_> = layers.iter().rev().filter(|id| seen.insert(*id)).collect();
         layers.reverse();
-        self.stack(&layers, root, upper, label)
+        self.stack(&layers, root, top)
     }
 
-    fn stack(
-        &self,
-        layers: &[&LayerId],
-        root: Option<&OwnedFd>,
-        upper: Option<(&OwnedFd, &OwnedFd)>,
-        label: Option<&str>,
-    ) -> Result<OwnedFd> {
+    fn stack(&self, layers: &[&LayerId], root: Option<&OwnedFd>, top: &Top<'_>) -> Result<OwnedFd> {
         let extra = usize::from(root.is_some());
         // What overlayfs cannot stack is merged first, to be one layer of the rest.
         let room = MOST_LOWERS - extra;
@@ -115,7 +111,7 @@ impl Overlay {
         };
         let below = match below {
             [] => None,
-            _ => Some(self.stack(below, None, None, None)?),
+            _ => Some(self.stack(below, None, &Top::default())?),
         };
         let lower = |n: usize| {
             let clone = |fd: &OwnedFd| {
@@ -131,9 +127,10 @@ impl Overlay {
         let what = Mount {
             count: layers.len() + extra + usize::from(below.is_some()),
             lower: &lower,
-            upper: upper.map(|(upper, work)| (upper.as_fd(), work.as_fd())),
+            upper: top.snapshot.map(|s| (s.upper.as_fd(), s.work.as_fd())),
             userxattr: false,
-            label,
+            label: top.snapshot.and_then(|s| s.info.label.as_deref()),
+            source: top.source.as_deref().unwrap_or("unlade"),
         };
         mount::overlay(&self.layout, &what)
     }
@@ -271,8 +268,11 @@ impl Driver for Overlay {
             true => Some(Attrs::fresh().directory(&self.layout)?),
             false => None,
         };
-        let upper = Some((&snapshot.upper, &snapshot.work));
-        self.merge(&info.layers, nothing.as_ref(), upper, info.label.as_deref())
+        let top = Top {
+            snapshot: Some(&snapshot),
+            source: Some(snapshot::source(&self.layout, id)),
+        };
+        self.merge(&info.layers, nothing.as_ref(), &top)
     }
 
     fn changes(&self, id: &SnapshotId) -> Result<Vec<Change>> {

@@ -11,6 +11,7 @@ use unlade_unpack::{Error, Kind, Result};
 use crate::{
     btrfs, copy,
     driver::{Driver, DriverKind},
+    erofs_driver::{self, ErofsDriver, Way as ErofsWay},
     layout::Layout,
     mount,
     overlay::Overlay,
@@ -41,6 +42,16 @@ const WAYS: &[Way] = &[
         kind: DriverKind::Overlay,
         works: overlay_works,
         open: |root| Ok(Arc::new(Overlay::open(root)?)),
+    },
+    Way {
+        kind: DriverKind::Erofs,
+        works: erofs_driver::works,
+        open: |root| {
+            Ok(Arc::new(ErofsDriver::open(
+                root,
+                ErofsWay::from_environment()?,
+            )?))
+        },
     },
     Way {
         kind: DriverKind::Btrfs,
@@ -204,6 +215,7 @@ fn overlay_works(layout: &Layout) -> Result<()> {
             upper: Some((upper.as_fd(), work.as_fd())),
             userxattr: false,
             label: None,
+            source: "unlade",
         },
     )?;
     let there = |path: &str| statat(&mount, path, AtFlags::SYMLINK_NOFOLLOW);

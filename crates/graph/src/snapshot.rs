@@ -2,16 +2,9 @@
 //!
 //! `snapshots/<id>/` holds `info`, which names the layers, `upper` and `work`.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    time::Duration,
-};
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::{
-    fs::FileType,
-    io::Errno,
-    mount::{FsOpenFlags, fsconfig_create, fsconfig_set_string, fsopen},
-};
+use rustix::fs::FileType;
 use unlade_unpack::{Error, Kind, Result};
 
 use crate::{
@@ -101,48 +94,17 @@ impl Snapshot {
     }
 }
 
-/// Takes a snapshot out of sight, unless it is mounted anywhere. Not there is not an error.
-pub(crate) fn discard(layout: &Layout, id: &SnapshotId) -> Result<()> {
-    let Some(dir) = layout.find(Shelf::Snapshots, id.as_str())? else {
-        return Ok(());
-    };
-    if let Ok(upper) = walk::open(dir.as_fd(), b"upper")
-        && is_mounted(layout, &upper)?
-    {
-        return Err(
-            Error::new(Kind::Host, format!("snapshot `{id}` is mounted"))
-                .with_hint("stop the container that uses it, or unmount it, then retry"),
-        );
-    }
-    layout.discard(Shelf::Snapshots, id.as_str())
+/// What its mounts show as their source.
+pub(crate) fn source(layout: &Layout, id: &SnapshotId) -> String {
+    format!("{}/snapshots/{id}", layout.path().display())
 }
 
-/// Whether an overlay uses `upper`, in whatever mount namespace. With `index=on` overlayfs refuses
-/// an upper directory that is in use, so mounting it that way is tried; what this may leave in it
-/// is an attribute that no other mount minds.
-fn is_mounted(layout: &Layout, upper: &OwnedFd) -> Result<bool> {
-    let place = layout.stage()?;
-    let (work, lower) = (place.directory("work")?, place.directory("lower")?);
-    let attempt = || -> Result<(), Errno> {
-        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        for (key, dir) in [
-            ("lowerdir", &lower),
-            ("upperdir", upper),
-            ("workdir", &work),
-        ] {
-            fsconfig_set_string(&fs, key, mount::in_proc(dir.as_fd()))?;
-        }
-        fsconfig_set_string(&fs, "index", "on")?;
-        fsconfig_create(&fs)
-    };
-    // The kernel lets go of a mount a moment after the last process that held it.
-    for _ in 0..20 {
-        if attempt() != Err(Errno::BUSY) {
-            return Ok(false);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(true)
+/// Takes a snapshot out of sight, unless it is mounted: see [`mount::refuse_if_mounted`]. Not there
+/// is not an error.
+pub(crate) fn discard(layout: &Layout, id: &SnapshotId) -> Result<()> {
+    let tree = format!("/snapshots/{id}/tree");
+    mount::refuse_if_mounted(layout, id.as_str(), &tree, &source(layout, id))?;
+    layout.discard(Shelf::Snapshots, id.as_str())
 }
 
 /// All layers and snapshots of a layout.

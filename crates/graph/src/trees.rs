@@ -301,10 +301,7 @@ impl Driver for Trees {
     fn remove(&self, what: &NodeId) -> Result<()> {
         match what {
             NodeId::Layer(id) => self.layout.discard(Shelf::Layers, id.as_str()),
-            NodeId::Snapshot(id) => {
-                mount::refuse_if_bound(&format!("/snapshots/{id}/{TREE}"), id.as_str())?;
-                self.layout.discard(Shelf::Snapshots, id.as_str())
-            }
+            NodeId::Snapshot(id) => snapshot::discard(&self.layout, id),
         }
     }
 

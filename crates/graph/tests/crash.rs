@@ -27,6 +27,7 @@ use unlade_unpack::Result;
 const POINTS: &[&str] = &[
     "stage",
     "write",
+    "tar",
     "publish",
     "published",
     "discard",
@@ -149,6 +150,11 @@ fn sweep(kind: DriverKind, fs: &str) {
 #[test]
 fn overlay() {
     sweep(DriverKind::Overlay, "ext4");
+}
+
+#[test]
+fn erofs() {
+    sweep(DriverKind::Erofs, "ext4");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod documents;
+mod registries;
 mod tars;
 
 /// Inputs by target.
@@ -13,6 +14,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("layer_model", noise(96, 12..300)),
         ("oracle", [noise(48, 20..400), tars::oracle()].concat()),
         ("pax", tars::pax_headers()),
+        ("registry_texts", registries::all()),
         ("sparse", tars::sparse()),
         ("tar_reader", tars::reader()),
         ("zstd", blobs::zstd()),

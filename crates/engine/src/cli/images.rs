@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     engine::Engine,
-    error::{Error, Kind, Result},
+    error::{Kind, Result},
     image::name::Reference,
     store::{Image, Prune, RemoveOptions, Removed},
 };

@@ -52,6 +52,8 @@ pub enum Shelf {
     Snapshots,
     /// `roots/`.
     Roots,
+    /// `images/`.
+    Images,
 }
 
 impl Shelf {
@@ -60,6 +62,7 @@ impl Shelf {
             Self::Layers => "layer",
             Self::Snapshots => "snapshot",
             Self::Roots => "root directory",
+            Self::Images => "image",
         }
     }
 }
@@ -78,6 +81,7 @@ struct Shared {
     staging: OwnedFd,
     trash: OwnedFd,
     roots: OwnedFd,
+    images: OwnedFd,
     flushing: Mutex<()>,
     failed_flushes: AtomicU64,
 }
@@ -107,6 +111,7 @@ impl Layout {
             staging: sub("staging")?,
             trash: sub("trash")?,
             roots: sub("roots")?,
+            images: sub("images")?,
             root,
             flushing: Mutex::new(()),
             failed_flushes: AtomicU64::new(0),
@@ -129,6 +134,7 @@ impl Layout {
             Shelf::Layers => self.0.layers.as_fd(),
             Shelf::Snapshots => self.0.snapshots.as_fd(),
             Shelf::Roots => self.0.roots.as_fd(),
+            Shelf::Images => self.0.images.as_fd(),
         }
     }
 
@@ -246,7 +252,7 @@ impl Layout {
             return;
         };
         // What is not empty stays.
-        for name in ["layers", "snapshots", "staging", "trash", "roots"] {
+        for name in ["layers", "snapshots", "staging", "trash", "roots", "images"] {
             if fs::unlinkat(&self.0.root, name, AtFlags::REMOVEDIR).is_err() {
                 return;
             }

@@ -33,6 +33,7 @@ use unlade_graph::{
         Change, ChangeKind, Driver, DriverKind, LayerId, LayerRequest, MountOf, NodeId, Parents,
         RwOptions, SnapshotId,
     },
+    erofs_driver::{ErofsDriver, Way},
     mount,
     overlay::Overlay,
     trees::Trees,
@@ -42,6 +43,7 @@ use unlade_unpack::{Cancel, Unpacker};
 /// The drivers, and the file systems that each works on.
 const DRIVERS: &[(DriverKind, &[&str])] = &[
     (DriverKind::Overlay, &["ext4", "xfs", "btrfs"]),
+    (DriverKind::Erofs, &["ext4", "xfs", "btrfs"]),
     (DriverKind::Btrfs, &["btrfs"]),
     (DriverKind::Reflink, &["xfs", "btrfs"]),
     (DriverKind::Copy, &["ext4", "xfs", "btrfs"]),
@@ -50,13 +52,18 @@ const DRIVERS: &[(DriverKind, &[&str])] = &[
 fn open(kind: DriverKind, root: &Path) -> Arc<dyn Driver> {
     match kind {
         DriverKind::Overlay => Arc::new(Overlay::open(root).unwrap()),
+        DriverKind::Erofs => Arc::new(ErofsDriver::open(root, None).unwrap()),
         kind => Arc::new(Trees::open(kind, root).unwrap()),
     }
 }
 
 /// Runs `body` with every driver that works on `fs`.
 fn on(fs: &str, body: impl Fn(&Fs, DriverKind, Arc<dyn Driver>)) {
-    for (kind, _) in DRIVERS.iter().filter(|(_, on)| on.contains(&fs)) {
+    // UNLADE_TEST_DRIVER=NAME runs one driver alone.
+    let only = std::env::var("UNLADE_TEST_DRIVER").ok();
+    let wanted = |kind: DriverKind| only.as_ref().is_none_or(|name| name == kind.name());
+    let those = DRIVERS.iter().filter(|(_, on)| on.contains(&fs));
+    for (kind, _) in those.filter(|(kind, _)| wanted(*kind)) {
         let Some(here) = Fs::new(fs) else { return };
         eprintln!("{kind} on {fs}");
         body(&here, *kind, open(*kind, &here.path().join("graph")));
@@ -95,6 +102,35 @@ everywhere! {
 
 fn snapshot_id(text: &str) -> SnapshotId {
     SnapshotId::parse(text).unwrap()
+}
+
+/// What the erofs driver does on kernels that cannot mount an index over tars.
+mod erofs_where_kernels_are_older {
+    use super::*;
+
+    fn on(way: Way) {
+        for body in [
+            trees::whiteouts_and_opaque,
+            containers::snapshots,
+            upkeep::life_and_death,
+            upkeep::damage,
+        ] {
+            let Some(fs) = Fs::new("ext4") else { return };
+            let driver = ErofsDriver::open(&fs.path().join("graph"), Some(way)).unwrap();
+            assert!(driver.notes()[0].contains("as asked for"));
+            body(&fs, DriverKind::Erofs, Arc::new(driver));
+        }
+    }
+
+    #[test]
+    fn full_images() {
+        on(Way::Full);
+    }
+
+    #[test]
+    fn full_images_on_loop_devices() {
+        on(Way::Loop);
+    }
 }
 
 /// Not a test of its own: see `life_and_death`.

@@ -63,6 +63,8 @@ pub fn apply(driver: &dyn Driver, blobs: &[Vec<u8>]) -> Result<Vec<LayerId>> {
         })?;
         ids.push(id);
     }
+    // Some drivers find out only now whether a layer fits those below.
+    driver.prepare(&ids)?;
     Ok(ids)
 }
 
