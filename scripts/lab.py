@@ -63,7 +63,8 @@ class Disk:
             if p.returncode == 0:
                 return
             time.sleep(0.05)
-        sys.exit("FAIL: %s stays busy: %s" % (self.at, p.stderr))
+        print("FAIL: %s stays busy: %s" % (self.at, p.stderr), flush=True)
+        run(["umount", "-l", self.at])
 
     def keep(self, name):
         self.umount()
