@@ -31,7 +31,10 @@ class Layout:
             self.diff_ids = json.load(f)["rootfs"]["diff_ids"]
 
 
-def write_layout(out, tars, compression):
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+
+
+def write_layout(out, tars, compression, arch=MACHINE):
     """A layout of the tar files, tagged `latest`."""
     blobs = os.path.join(out, "blobs/sha256")
     os.makedirs(blobs)
@@ -52,7 +55,6 @@ def write_layout(out, tars, compression):
         elif compression == "zstd":
             data = subprocess.run(["zstd", "-qc3"], input=data, stdout=subprocess.PIPE, check=True).stdout
         layers.append(put(data, OCI + "layer.v1.tar" + ("" if compression == "tar" else "+" + compression)))
-    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     config = {"os": "linux", "architecture": arch, "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     manifest = {"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json", "layers": layers,
                 "config": put(json.dumps(config).encode(), OCI + "config.v1+json")}

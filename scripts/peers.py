@@ -10,7 +10,7 @@ and loaded by unlade. DRIVER: all of them on the first image, default overlay an
 import copy, hashlib, json, os, subprocess, sys, time
 
 import lab, teststore, treediff
-from imageforms import Podman, run, skopeo
+from imageforms import MACHINE, Podman, run, skopeo
 from lab import Disk, Registry
 from teststore import Unlade, Wrong, plain, same
 
@@ -117,8 +117,9 @@ def index_of(registry, layouts, work):
     """An index of two platforms, written by hand as no tool here makes one of OCI layouts."""
     import urllib.request
     entries = []
-    for name, arch in (("one", "s390x"), ("three", {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine))):
-        registry.put(layouts[name], "multi:" + arch)
+    foreign = teststore.make_images(lab.workdir(work + "/foreign"), {"one": [0]}, files=12, arch="s390x")["one"]
+    for layout, arch in ((foreign, "s390x"), (layouts["three"], MACHINE)):
+        registry.put(layout, "multi:" + arch)
         manifest = raw("%s/multi:%s" % (registry.host, arch))
         entries.append({"mediaType": "application/vnd.oci.image.manifest.v1+json", "size": len(manifest),
                         "digest": "sha256:" + hashlib.sha256(manifest).hexdigest(), "platform": {"os": "linux", "architecture": arch}})

@@ -89,33 +89,27 @@ class Sweep:
         if self.disk.mounts():
             raise Wrong("mounted: %s" % self.disk.mounts())
 
-    def random_kills(self, registry, name, layout, tree, kills, r):
-        """Pulls of an image of many layers, killed at a random time."""
-        u, sizes = self.unlade, {os.path.basename(b) for b in layout.blobs}
-        self.trees[name] = tree
+    def begin_kills(self, name, layout):
+        """How long a pull takes that is not killed."""
+        self.blobs = {os.path.basename(b) for b in layout.blobs}
         self.disk.put_back("empty")
         began = time.time()
-        u.must("pull", "-q", name)
-        whole, bad, again = time.time() - began, 0, 0
-        for kill in range(kills):
-            try:
-                self.disk.put_back("empty")
-                p = u.start("pull", "-q", name)
-                time.sleep(r.uniform(0, whole * 1.1))
-                p.kill()
-                p.communicate()
-                done = {n for n in map(os.path.basename, u.census()) if n in sizes}
-                mark = registry.mark()
-                self.after(["pull", "-q", name], [name], None)
-                asked = done & {d.split(":")[1] for d in registry.asked(mark)}
-                again += len(done)
-                if asked:
-                    raise Wrong("fetched again: %s" % sorted(asked))
-            except Wrong as e:
-                bad += 1
-                print("FAIL %s, random kill %d: %s" % (self.driver, kill, e), flush=True)
-        print("pull-faults: %s: %d random kills, %d blobs were kept over them" % (self.driver, kills, again), flush=True)
-        return bad
+        self.unlade.must("pull", "-q", name)
+        self.whole = time.time() - began
+
+    def random_kill(self, registry, name, r):
+        """A pull killed at a random time: what it had fetched is not fetched again."""
+        self.disk.put_back("empty")
+        p = self.unlade.start("pull", "-q", name)
+        time.sleep(r.uniform(0, self.whole * 1.1))
+        p.kill()
+        p.communicate()
+        done = {n for n in map(os.path.basename, self.unlade.census()) if n in self.blobs}
+        mark = registry.mark()
+        self.after(["pull", "-q", name], [name], None)
+        asked = done & {d.split(":")[1] for d in registry.asked(mark)}
+        if asked:
+            raise Wrong("fetched again: %s" % sorted(asked))
 
 
 def main(binary, work, *args):
@@ -131,26 +125,31 @@ def main(binary, work, *args):
     runs = bad = 0
     for driver in args or lab.HOMES:
         began = time.time()
-        try:
-            sweep = Sweep(binary, work, registry, driver, layouts, {n: trees[n] for n in SETS})
-            for verb in sweep.verbs:
-                most, census = sweep.counts(verb)
-                points = [(g, n) for g in GROUPS for n in range(1, most[g] + 1)]
-                if options["points"]:
-                    points = r.sample(points, min(options["points"], len(points)))
-                for group, n in points:
-                    runs += 1
-                    try:
-                        sweep.point(verb, group, n, census)
-                    except Wrong as e:
-                        bad += 1
-                        print("FAIL %s, %s, %s %d: %s" % (driver, verb, group, n, e), flush=True)
-            bad += sweep.random_kills(registry, registry.host + "/many:latest", many["many"], trees["many"], options["kills"], r)
-            runs += options["kills"]
+
+        def check(label, test, *more):
+            nonlocal runs, bad
+            runs += 1
+            try:
+                return test(*more)
+            except Wrong as e:
+                bad += 1
+                print("FAIL %s, %s: %s" % (driver, label, e), flush=True)
+
+        sweep = check("pulls", Sweep, binary, work, registry, driver, layouts, {n: trees[n] for n in SETS})
+        for verb in sweep.verbs if sweep else ():
+            most, census = check(verb, sweep.counts, verb) or ({g: 0 for g in GROUPS}, None)
+            points = [(g, n) for g in GROUPS for n in range(1, most[g] + 1)]
+            if options["points"]:
+                points = r.sample(points, min(options["points"], len(points)))
+            for group, n in points:
+                check("%s, %s %d" % (verb, group, n), sweep.point, verb, group, n, census)
+        if sweep:
+            name = registry.host + "/many:latest"
+            sweep.trees[name] = trees["many"]
+            check("a pull of ten layers", sweep.begin_kills, name, many["many"])
+            for kill in range(options["kills"]):
+                check("random kill %d" % kill, sweep.random_kill, registry, name, r)
             sweep.disk.umount()
-        except Wrong as e:
-            bad += 1
-            print("FAIL %s: %s" % (driver, e), flush=True)
         print("pull-faults: %s took %d s" % (driver, time.time() - began), flush=True)
     registry.process.kill()
     run(["rm", "-rf", "--one-file-system", work])

@@ -122,11 +122,11 @@ def make_layer(path, name, files, size):
     return path
 
 
-def make_images(work, sets, files=6, size=9000, compression="gzip"):
+def make_images(work, sets, files=6, size=9000, compression="gzip", **more):
     """{name: layout} of {name: layer numbers}; layers of the same number are the same."""
     numbers = sorted({n for layers in sets.values() for n in layers})
     tars = {n: make_layer("%s/l%d.tar" % (work, n), "l%d" % n, files, size) for n in numbers}
-    return {name: write_layout("%s/%s.%s" % (work, name, compression), [tars[n] for n in layers], compression) for name, layers in sets.items()}
+    return {name: write_layout("%s/%s.%s" % (work, name, compression), [tars[n] for n in layers], compression, **more) for name, layers in sets.items()}
 
 
 def trees(unlade, layouts, work):

@@ -20,7 +20,8 @@ const UNPACK: &[&[&str]] = &[
 ];
 const GRAPH: &[&[&str]] = &[
     &["sys"],
-    &["remove", "walk"],
+    &["remove"],
+    &["walk"],
     &["layout"],
     &["mount", "tree"],
     &["driver", "erofs"],

@@ -418,7 +418,7 @@ mod tests {
     use rustix::fs::{FileType, mkdirat, mknodat};
 
     use super::*;
-    use crate::layout::DIRECTORY;
+    use crate::walk::DIRECTORY;
 
     fn open(dir: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
         openat(dir, path, DIRECTORY, Mode::empty())

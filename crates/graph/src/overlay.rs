@@ -26,7 +26,7 @@ use crate::{
     layout::{Layout, Place, Shelf},
     mount::{self, MOST_LOWERS, Overlay as Mount},
     roots::Attrs,
-    snapshot::{self, Snapshot},
+    snapshot::{self, Marks, Snapshot},
     verify, walk,
 };
 
@@ -37,6 +37,7 @@ const RECORD: &str = "record";
 #[derive(Debug)]
 pub struct Overlay {
     layout: Layout,
+    marks: Marks,
 }
 
 /// What comes on top of layers in a mount.
@@ -52,9 +53,9 @@ impl Overlay {
     /// # Errors
     /// If the host refuses.
     pub fn open(root: &Path) -> Result<Self> {
-        Ok(Self {
-            layout: Layout::open(root)?,
-        })
+        let layout = Layout::open(root)?;
+        let marks = Marks::of(&layout)?;
+        Ok(Self { layout, marks })
     }
 
     fn layer(&self, id: &LayerId) -> Result<(OwnedFd, info::Layer)> {
@@ -128,7 +129,7 @@ impl Overlay {
             count: layers.len() + extra + usize::from(below.is_some()),
             lower: &lower,
             upper: top.snapshot.map(|s| (s.upper.as_fd(), s.work.as_fd())),
-            userxattr: false,
+            userxattr: self.marks == Marks::User,
             label: top.snapshot.and_then(|s| s.info.label.as_deref()),
             source: top.source.as_deref().unwrap_or("unlade"),
         };
@@ -221,7 +222,8 @@ impl Driver for Overlay {
             mount::Api::Paths => "new mount API, layers by path",
             mount::Api::Old => "mount(2)",
         };
-        vec![format!("overlayfs: {how}")]
+        let marks = self.marks.opaque();
+        vec![format!("overlayfs: {how}, opaque by {marks}")]
     }
 
     fn begin_layer(&self, request: LayerRequest) -> Result<Box<dyn LayerTxn>> {
@@ -229,7 +231,10 @@ impl Driver for Overlay {
         let tree = place.directory(TREE)?;
         let record = place.file(RECORD)?;
         let mut options = DirOptions::default();
-        options.whiteouts = Whiteouts::Overlay;
+        options.whiteouts = match self.marks {
+            Marks::Trusted => Whiteouts::Overlay,
+            Marks::User => Whiteouts::OverlayUserXattr,
+        };
         options.later = Some(Arc::new(Below {
             layout: self.layout.clone(),
             parents: request.parents,
@@ -276,7 +281,8 @@ impl Driver for Overlay {
     }
 
     fn changes(&self, id: &SnapshotId) -> Result<Vec<Change>> {
-        let snapshot = snapshot::open(&self.layout, id)?;
+        let mut snapshot = snapshot::open(&self.layout, id)?;
+        snapshot.marks = self.marks;
         snapshot.changes(&self.mount_layers(&snapshot.info.layers)?)
     }
 

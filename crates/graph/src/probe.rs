@@ -15,7 +15,7 @@ use crate::{
     layout::Layout,
     mount,
     overlay::Overlay,
-    snapshot::OPAQUE,
+    snapshot::Marks,
     trees::Trees,
 };
 
@@ -200,7 +200,8 @@ fn overlay_works(layout: &Layout) -> Result<()> {
         .map_err(|e| host("make a whiteout", e))?;
     mkdirat(&high, "hidden", Mode::RWXU).map_err(|e| host("make a directory", e))?;
     let hidden = crate::walk::open(high.as_fd(), b"hidden").map_err(|e| host("open it", e))?;
-    fsetxattr(&hidden, OPAQUE, b"y", XattrFlags::empty())
+    let marks = Marks::of(layout)?;
+    fsetxattr(&hidden, marks.opaque(), b"y", XattrFlags::empty())
         .map_err(|e| host("mark an opaque directory", e))?;
     let lowers = [&high, &low];
     let lower = |n: usize| {
@@ -213,7 +214,7 @@ fn overlay_works(layout: &Layout) -> Result<()> {
             count: 2,
             lower: &lower,
             upper: Some((upper.as_fd(), work.as_fd())),
-            userxattr: false,
+            userxattr: marks == Marks::User,
             label: None,
             source: "unlade",
         },

@@ -4,7 +4,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::FileType;
+use rustix::{
+    fs::{FileType, XattrFlags, fsetxattr},
+    io::Errno,
+};
 use unlade_unpack::{Error, Kind, Result};
 
 use crate::{
@@ -17,8 +20,41 @@ use crate::{
     walk,
 };
 
-/// The attribute that overlayfs marks opaque directories with.
-pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// How overlayfs marks opaque directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// By `trusted.overlay.*`.
+    Trusted,
+    /// By `user.overlay.*`: in a user namespace, which may set no others.
+    User,
+}
+
+impl Marks {
+    /// Those that this process may set under a layout.
+    pub(crate) fn of(layout: &Layout) -> Result<Self> {
+        let place = layout.stage()?;
+        let dir = place.directory("marked")?;
+        for marks in [Self::Trusted, Self::User] {
+            match fsetxattr(&dir, marks.opaque(), b"y", XattrFlags::empty()) {
+                Ok(()) => return Ok(marks),
+                Err(Errno::PERM) => {}
+                Err(e) => return Err(Error::host("mark a directory as overlayfs does", e)),
+            }
+        }
+        Err(Error::host(
+            "mark a directory as overlayfs does",
+            Errno::PERM,
+        ))
+    }
+
+    /// The attribute.
+    pub(crate) fn opaque(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.opaque",
+            Self::User => "user.overlay.opaque",
+        }
+    }
+}
 
 /// An opened snapshot.
 #[derive(Debug)]
@@ -26,6 +62,8 @@ pub(crate) struct Snapshot {
     pub(crate) info: info::Snapshot,
     pub(crate) upper: OwnedFd,
     pub(crate) work: OwnedFd,
+    /// How its mounts mark opaque directories.
+    pub(crate) marks: Marks,
 }
 
 /// Makes a snapshot; the merged root is to have the attributes `root`.
@@ -54,7 +92,7 @@ pub(crate) fn exists(id: &SnapshotId) -> Error {
         .with_hint("remove it first, or choose another name")
 }
 
-/// Opens a snapshot.
+/// Opens a snapshot whose mounts use trusted marks.
 pub(crate) fn open(layout: &Layout, id: &SnapshotId) -> Result<Snapshot> {
     let dir = layout.get(Shelf::Snapshots, id.as_str())?;
     let part = |name: &str| {
@@ -65,13 +103,16 @@ pub(crate) fn open(layout: &Layout, id: &SnapshotId) -> Result<Snapshot> {
         info: info::Snapshot::read(dir.as_fd(), id.as_str())?,
         upper: part("upper")?,
         work: part("work")?,
+        marks: Marks::Trusted,
     })
 }
 
 impl Snapshot {
     /// How it differs from `below`, the merged tree of its layers.
     pub(crate) fn changes(&self, below: &OwnedFd) -> Result<Vec<Change>> {
-        let kind = New::Upper { opaque: OPAQUE };
+        let kind = New::Upper {
+            opaque: self.marks.opaque(),
+        };
         diff::changes(Some(below.as_fd()), self.upper.as_fd(), kind)
     }
 

@@ -90,11 +90,24 @@ pub(crate) fn compare(
         }
         Ok(())
     })?;
-    findings.extend(want.into_keys().map(|path| Finding {
+    let is_device = |then: &Recorded| matches!(then.kind, RecordedKind::Char | RecordedKind::Block);
+    let devices = may_make_devices();
+    let gone = want
+        .into_iter()
+        .filter(|(_, then)| devices || !is_device(then));
+    findings.extend(gone.map(|(path, _)| Finding {
         path: path.into(),
         what: "it is gone".to_owned(),
     }));
     Ok(findings)
+}
+
+/// Whether the devices of layers are made, or left out: for ordinary users, and for root of a user
+/// namespace.
+fn may_make_devices() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    initial && rustix::process::geteuid().is_root()
 }
 
 /// How what is there now differs in its attributes.

@@ -1,7 +1,7 @@
 //! A process that dies, or a call that fails, at every step of a layer's and a snapshot's life:
 //! what is listed afterwards is whole, what is not goes with a sweep, and a retry succeeds.
 //! Needs root and the feature `failpoints`.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::exit)]
 
 mod support;
 

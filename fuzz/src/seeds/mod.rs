@@ -3,6 +3,7 @@
 mod blobs;
 mod documents;
 mod images;
+mod registries;
 mod tars;
 
 /// Inputs by target.
@@ -15,6 +16,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("layer_model", noise(96, 12..300)),
         ("oracle", [noise(48, 20..400), tars::oracle()].concat()),
         ("pax", tars::pax_headers()),
+        ("registry_texts", registries::all()),
         ("sparse", tars::sparse()),
         ("tar_reader", tars::reader()),
         ("zstd", blobs::zstd()),

@@ -12,6 +12,7 @@ mod receive;
 mod resolve;
 mod write;
 
+pub(crate) use self::resolve::new_manifest;
 pub use self::{
     import::{Imported, NewImage, import, new_image},
     load::{Loading, load, load_dir},

@@ -422,7 +422,7 @@ impl Resolver<'_> {
 }
 
 /// A manifest of OCI's for these blobs: its media type and its bytes.
-pub(super) fn new_manifest(
+pub(crate) fn new_manifest(
     config: &Digest,
     config_size: u64,
     layers: &[LoadedLayer],

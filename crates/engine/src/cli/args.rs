@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
-use super::{globals::Globals, images, mounts, pull, registries, system, values};
+use super::{files, globals::Globals, images, mounts, pull, registries, system, values};
 use crate::{image::Platform, source::Source};
 
 /// A lean container engine: pulls, keeps, mounts and pushes OCI and Docker images, fast.
@@ -34,6 +34,12 @@ pub(super) enum Command {
     Tag(images::TagArgs),
     /// Remove images.
     Rmi(images::RmiArgs),
+    /// Write images to an archive.
+    Save(files::SaveArgs),
+    /// Read images from an archive.
+    Load(files::LoadArgs),
+    /// Make an image of one layer from a tar.
+    Import(files::ImportArgs),
     /// Manage images.
     #[command(subcommand)]
     Image(Image),
@@ -70,6 +76,12 @@ pub(super) enum Image {
     /// Remove images.
     #[command(visible_alias = "remove")]
     Rm(images::RmiArgs),
+    /// Write images to an archive.
+    Save(files::SaveArgs),
+    /// Read images from an archive.
+    Load(files::LoadArgs),
+    /// Make an image of one layer from a tar.
+    Import(files::ImportArgs),
     /// Remove images without a name, or all that are not in use.
     Prune(images::PruneArgs),
     /// Mount an image's tree at a directory.

@@ -119,11 +119,6 @@ impl Filters {
         Ok(filters)
     }
 
-    /// Whether nothing was asked for.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The values given for a name.
     pub(crate) fn get(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.get(name).into_iter().flatten().map(|v| &**v)
@@ -383,7 +378,7 @@ mod tests {
         for texts in [&["dangling=x"][..], &["dangling=1", "dangling=0"]] {
             assert!(filters(texts).unwrap().flag("dangling").is_err());
         }
-        assert!(filters(&[]).unwrap().is_empty());
+        assert!(filters(&[]).unwrap().0.is_empty());
         let now = Timestamp::from_second(7200).unwrap();
         let until = |texts: &[&str]| filters(texts).unwrap().until(now, &TimeZone::UTC);
         assert_eq!(until(&["until=1h"]).unwrap().unwrap().as_second(), 3600);

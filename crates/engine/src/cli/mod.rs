@@ -4,6 +4,7 @@
 
 mod args;
 mod echo;
+mod files;
 mod globals;
 mod gunzip;
 mod human;
@@ -86,6 +87,9 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         }
         Command::Tag(a) | Command::Image(Image::Tag(a)) => images::tag(globals, a, &cancel),
         Command::Rmi(a) | Command::Image(Image::Rm(a)) => images::rmi(globals, a, &cancel),
+        Command::Save(a) | Command::Image(Image::Save(a)) => files::save(globals, a, &cancel),
+        Command::Load(a) | Command::Image(Image::Load(a)) => files::load(globals, a, &cancel),
+        Command::Import(a) | Command::Image(Image::Import(a)) => files::import(globals, a, &cancel),
         Command::Image(Image::Prune(a)) => images::prune(globals, a, &cancel),
         Command::Image(Image::Mount(a)) => mounts::mount(globals, a, &cancel),
         Command::Image(Image::Unmount(a)) => mounts::unmount(globals, a, &cancel),

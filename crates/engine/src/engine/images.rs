@@ -34,11 +34,7 @@ impl Engine {
     /// # Errors
     /// Whatever is wrong with the name, the registry, the image or this machine.
     pub fn pull(&self, request: &PullRequest) -> Result<Pulled> {
-        let pulled = pull::pull(self.parts()?, request)?;
-        if !request.keep_blobs {
-            self.store.gc(&*self.driver, &GcOptions::default())?;
-        }
-        Ok(pulled)
+        pull::pull(self.parts(), &self.remote()?, request)
     }
 
     /// All tags of a repository.

@@ -3,6 +3,7 @@
 //! No daemon is needed: every process opens the store for itself. Opening recovers what a crash
 //! or a power cut has left, so that nothing damaged is ever listed.
 
+mod files;
 mod images;
 mod mounts;
 mod registries;
@@ -18,6 +19,7 @@ use unlade_graph::{
 use unlade_unpack::{Cancel, Limits, Unpacker};
 
 pub use self::{
+    files::{ImportRequest, Loaded, SaveRequest},
     images::Described,
     mounts::MountRequest,
     registries::{login, logout},
@@ -26,7 +28,7 @@ pub use self::{
 use crate::{
     config::{self, Config},
     error::{Error, Kind, Result},
-    pull::Parts,
+    pull::{Parts, Remote},
     registry::{Client, RegistryConfig},
     store::{Durability, Recovered, Store, StoreOptions},
 };
@@ -153,14 +155,27 @@ pub fn registry_config(own: &config::Registry) -> RegistryConfig {
 }
 
 impl Engine {
-    fn parts(&self) -> Result<Parts<'_>> {
-        Ok(Parts {
+    fn parts(&self) -> Parts<'_> {
+        Parts {
             store: &self.store,
             driver: &*self.driver,
+            unpacker: &self.unpacker,
+        }
+    }
+
+    fn remote(&self) -> Result<Remote<'_>> {
+        Ok(Remote {
             client: self.client()?,
             runtime: self.runtime()?.handle(),
-            unpacker: &self.unpacker,
         })
+    }
+
+    /// Waits for the disk before an image is listed, if the store promises that.
+    fn flush_if_sync(&self) -> Result<()> {
+        match self.store.durability() {
+            Durability::Sync => self.store.flush(&*self.driver),
+            Durability::Fenced => Ok(()),
+        }
     }
 
     fn keep_blobs(&self) -> bool {

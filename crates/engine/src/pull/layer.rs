@@ -54,6 +54,7 @@ impl Pull<'_> {
         }
         watch.waiting();
         let ingest = self
+            .parts
             .store
             .ingest(self.lease, &blob.digest, blob.size, self.cancel)?;
         // Whoever had the blob until now may have made the layer too.
@@ -63,7 +64,7 @@ impl Pull<'_> {
         }
         match ingest {
             Ingest::Present => {
-                let file = self.store.blob(&blob.digest)?.ok_or_else(|| {
+                let file = self.parts.store.blob(&blob.digest)?.ok_or_else(|| {
                     Error::new(Kind::Conflict, format!("{} was removed", blob.digest))
                         .with_hint("pull again")
                 })?;
@@ -79,6 +80,7 @@ impl Pull<'_> {
     fn fetch_blob(&self, n: usize, watch: &LayerWatch) -> Result<()> {
         let blob = &self.blobs[n];
         let ingest = self
+            .parts
             .store
             .ingest(self.lease, &blob.digest, blob.size, self.cancel)?;
         let Ingest::Write(mut writer) = ingest else {
@@ -86,9 +88,10 @@ impl Pull<'_> {
         };
         let from = writer.resume_at();
         let (digest, size) = (&blob.digest, blob.size);
-        let body = self
+        let (remote, reference) = self.remote(digest)?;
+        let body = remote
             .client
-            .blob(self.reference, digest, size, from, &blob.urls);
+            .blob(reference, digest, size, from, &blob.urls);
         let mut body = self.wait(body)?;
         while let Some(chunk) = self.chunk(&mut body)? {
             writer.write(&chunk)?;
@@ -103,12 +106,13 @@ impl Pull<'_> {
             return Ok(None);
         };
         let names: Vec<String> = self
+            .parts
             .driver
             .candidates(&key)
             .iter()
             .map(ToString::to_string)
             .collect();
-        let Some(row) = self.store.find_layer(self.lease, &names)? else {
+        let Some(row) = self.parts.store.find_layer(self.lease, &names)? else {
             return Ok(None);
         };
         let bad = || Error::new(Kind::Bug, format!("`{}` is no name of a layer", row.id));
@@ -188,9 +192,11 @@ impl Pull<'_> {
     ) -> (Result<()>, BlobWriter) {
         let blob = &self.blobs[n];
         let fed = (|| {
-            let body = self
+            let (remote, reference) = self.remote(&blob.digest)?;
+            let (digest, size) = (&blob.digest, blob.size);
+            let body = remote
                 .client
-                .blob(self.reference, &blob.digest, blob.size, from, &blob.urls);
+                .blob(reference, digest, size, from, &blob.urls);
             let mut body = self.wait(body)?;
             let mut at = from;
             while let Some(chunk) = self.chunk(&mut body)? {
@@ -232,7 +238,7 @@ impl Pull<'_> {
             compression: Some(media::layer(&blob.media_type)?),
         };
         let progress: Arc<dyn Progress> = Arc::new(watch.clone());
-        let mut txn = self.driver.begin_layer(LayerRequest {
+        let mut txn = self.parts.driver.begin_layer(LayerRequest {
             parents: self.board.parents(n),
             unpacker: self.unpacker.clone(),
             cancel: self.cancel.clone(),
@@ -249,9 +255,9 @@ impl Pull<'_> {
             return Err(Error::new(Kind::Integrity, m)
                 .with_hint("the image's config does not belong to its layers: do not use it"));
         }
-        let guard = self.store.commit_guard(self.lease)?;
+        let guard = self.parts.store.commit_guard(self.lease)?;
         let info = txn.commit(&key, &report)?;
-        self.store.add_layer(
+        self.parts.store.add_layer(
             self.lease,
             &NewLayer {
                 id: info.id.to_string(),

@@ -34,7 +34,7 @@ use crate::{
         Config, Descriptor, Platform, config::MAX_BYTES, full::FullConfig, media, name::Reference,
     },
     registry::Client,
-    store::{ImageLayer, Lease, NewImage, Store},
+    store::{Durability, ImageLayer, Lease, NewImage, Store},
 };
 
 /// What is to be pulled, and how.
@@ -85,25 +85,28 @@ pub struct Pulled {
     pub seconds: f64,
 }
 
-/// What a pull works with.
+/// What layers are made with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub(crate) store: &'a Store,
     pub(crate) driver: &'a dyn Driver,
+    pub(crate) unpacker: &'a Unpacker,
+}
+
+/// What registries are reached with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remote<'a> {
     pub(crate) client: &'a Client,
     pub(crate) runtime: &'a Handle,
-    pub(crate) unpacker: &'a Unpacker,
 }
 
 /// The layers of an image on their way.
 struct Pull<'a> {
-    store: &'a Store,
-    driver: &'a dyn Driver,
-    client: &'a Client,
-    runtime: &'a Handle,
+    parts: Parts<'a>,
+    /// Where what is not here comes from; nowhere for images that were loaded.
+    from: Option<(Remote<'a>, &'a Reference)>,
     unpacker: Unpacker,
     lease: &'a Lease,
-    reference: &'a Reference,
     blobs: &'a [Descriptor],
     board: Board,
     cancel: &'a Cancel,
@@ -112,21 +115,53 @@ struct Pull<'a> {
     watch: Arc<dyn PullWatch>,
 }
 
+/// Makes the layers of an image whose blobs are all here.
+///
+/// # Errors
+/// The first thing that went wrong.
+pub(crate) fn layers_here(
+    parts: Parts<'_>,
+    lease: &Lease,
+    blobs: &[Descriptor],
+    diff_ids: &[Digest],
+    cancel: &Cancel,
+) -> Result<Vec<LayerPulled>> {
+    let known = diff_ids.iter().copied().map(Some).collect();
+    let pull = Pull {
+        parts,
+        from: None,
+        unpacker: parts.unpacker.clone().cancel(cancel.clone()),
+        lease,
+        blobs,
+        board: Board::new(known, cancel.clone()),
+        cancel,
+        keep_blobs: true,
+        complete: false,
+        watch: Arc::new(Quiet),
+    };
+    pull.board.set_diff_ids(diff_ids);
+    let at_once = thread::available_parallelism().map_or(2, usize::from);
+    let ((), layers) = pull.all(at_once, || Ok(()))?;
+    let ids: Vec<LayerId> = layers.iter().map(|l| l.id.clone()).collect();
+    parts.driver.prepare(&ids)?;
+    Ok(layers)
+}
+
 /// Pulls an image.
 ///
 /// # Errors
 /// The first thing that went wrong. Layers that were complete by then stay for the next try, and
 /// so do the bytes of those that were not.
-pub(crate) fn pull(parts: Parts<'_>, request: &PullRequest) -> Result<Pulled> {
+pub(crate) fn pull(parts: Parts<'_>, remote: &Remote<'_>, request: &PullRequest) -> Result<Pulled> {
     let started = Instant::now();
     let reference = request.reference.clone().with_default_tag();
     let lease = parts
         .store
         .lease(&format!("pull {}", reference.canonical()))?;
     let want = request.platform.clone().unwrap_or_else(Platform::host);
-    let chosen = wait(parts.runtime, &request.cancel, async {
-        let top = parts.client.resolve(&reference).await?;
-        choose(parts.client, &reference, top, &want).await
+    let chosen = wait(remote.runtime, &request.cancel, async {
+        let top = remote.client.resolve(&reference).await?;
+        choose(remote.client, &reference, top, &want).await
     })?;
     let resolve_seconds = started.elapsed().as_secs_f64();
     check(&chosen, request.max_layers)?;
@@ -136,13 +171,10 @@ pub(crate) fn pull(parts: Parts<'_>, request: &PullRequest) -> Result<Pulled> {
         .store
         .known_diff_ids(manifest.layers.iter().map(|l| &l.digest))?;
     let pull = Pull {
-        store: parts.store,
-        driver: parts.driver,
-        client: parts.client,
-        runtime: parts.runtime,
+        parts,
+        from: Some((*remote, &reference)),
         unpacker: parts.unpacker.clone().cancel(request.cancel.clone()),
         lease: &lease,
-        reference: &reference,
         blobs: &manifest.layers,
         board: Board::new(known, request.cancel.clone()),
         cancel: &request.cancel,
@@ -150,7 +182,8 @@ pub(crate) fn pull(parts: Parts<'_>, request: &PullRequest) -> Result<Pulled> {
         complete: request.complete,
         watch: request.watch.clone(),
     };
-    let (config, layers) = pull.all(&manifest.config, request.at_once, &want, &request.platform)?;
+    let config = || pull.config(&manifest.config, &want, request.platform.is_some());
+    let (config, layers) = pull.all(request.at_once, config)?;
     let ids = pull
         .board
         .layers()
@@ -176,6 +209,9 @@ pub(crate) fn pull(parts: Parts<'_>, request: &PullRequest) -> Result<Pulled> {
         names: name(&reference).into_iter().collect(),
         repo_digests: vec![(reference.repository(), digest)],
     };
+    if parts.store.durability() == Durability::Sync {
+        parts.store.flush(parts.driver)?;
+    }
     parts.store.add_image(&lease, &image)?;
     Ok(Pulled {
         id,
@@ -214,20 +250,18 @@ fn check(chosen: &Chosen, most: usize) -> Result<()> {
 }
 
 impl Pull<'_> {
-    /// Fetches config and layers. The first error stops all.
-    fn all(
+    /// Makes the layers, and does `beside` meanwhile. The first error stops all.
+    fn all<T: Send>(
         &self,
-        config: &Descriptor,
         at_once: usize,
-        want: &Platform,
-        asked: &Option<Platform>,
-    ) -> Result<(FullConfig, Vec<LayerPulled>)> {
+        beside: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<(T, Vec<LayerPulled>)> {
         let workers = at_once.clamp(1, self.blobs.len().max(1));
         let mut first: Option<Error> = None;
         let mut layers: Vec<Option<LayerPulled>> = (0..self.blobs.len()).map(|_| None).collect();
-        let mut full = None;
+        let mut other = None;
         thread::scope(|scope| {
-            let config = scope.spawn(|| self.stop_all(self.config(config, want, asked)));
+            let beside = scope.spawn(|| self.stop_all(beside()));
             let workers: Vec<_> = (0..workers)
                 .map(|_| {
                     scope.spawn(|| {
@@ -253,8 +287,8 @@ impl Pull<'_> {
                 }
             };
             let panicked = || Error::new(Kind::Bug, "a thread of the pull panicked");
-            match config.join().unwrap_or_else(|_| Err(panicked())) {
-                Ok(config) => full = Some(config),
+            match beside.join().unwrap_or_else(|_| Err(panicked())) {
+                Ok(done) => other = Some(done),
                 Err(e) => failed(e),
             }
             for worker in workers {
@@ -270,7 +304,8 @@ impl Pull<'_> {
             return Err(e);
         }
         let layers: Option<Vec<_>> = layers.into_iter().collect();
-        full.zip(layers)
+        other
+            .zip(layers)
             .ok_or_else(|| Error::new(Kind::Cancelled, "cancelled"))
     }
 
@@ -279,25 +314,21 @@ impl Pull<'_> {
     }
 
     /// Fetches the config, and tells all of the diffIDs in it.
-    fn config(
-        &self,
-        descriptor: &Descriptor,
-        want: &Platform,
-        asked: &Option<Platform>,
-    ) -> Result<FullConfig> {
+    fn config(&self, descriptor: &Descriptor, want: &Platform, asked: bool) -> Result<FullConfig> {
         let digest = descriptor.digest;
         let what = |e: Error| e.context(format!("config {digest}"));
-        let bytes = match self.store.blob(&digest)? {
-            Some(_) => self.store.document(&digest, MAX_BYTES)?.into(),
+        let bytes = match self.parts.store.blob(&digest)? {
+            Some(_) => self.parts.store.document(&digest, MAX_BYTES)?.into(),
             None => {
-                let document = self.client.document(self.reference, descriptor, MAX_BYTES);
+                let (remote, reference) = self.remote(&digest)?;
+                let document = remote.client.document(reference, descriptor, MAX_BYTES);
                 let bytes = self.wait(document).map_err(what)?;
-                self.store.put_blob(self.lease, &digest, &bytes)?;
+                self.parts.store.put_blob(self.lease, &digest, &bytes)?;
                 bytes
             }
         };
         let config = Config::parse(&bytes).map_err(|e| what(e.into()))?;
-        if asked.is_some()
+        if asked
             && let Some(is) = &config.platform
             && want.rank(is).is_none()
         {
@@ -314,7 +345,7 @@ impl Pull<'_> {
             ));
         }
         self.board.set_diff_ids(&config.diff_ids);
-        FullConfig::parse(bytes).map_err(|e| what(e.into()))
+        FullConfig::parse(bytes).map_err(what)
     }
 
     /// What the store keeps of the layers.
@@ -332,9 +363,20 @@ impl Pull<'_> {
         ids.iter().enumerate().map(one).collect()
     }
 
+    /// Where `digest`, which is not here, comes from.
+    fn remote(&self, digest: &Digest) -> Result<(Remote<'_>, &Reference)> {
+        self.from.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("the blob {digest} is not here"))
+                .with_hint("load or pull the image again")
+        })
+    }
+
     /// Waits for the network, or until the pull is cancelled.
     fn wait<T>(&self, what: impl Future<Output = Result<T>>) -> Result<T> {
-        wait(self.runtime, self.cancel, what)
+        match &self.from {
+            Some((remote, _)) => wait(remote.runtime, self.cancel, what),
+            None => Err(Error::new(Kind::Bug, "there is no network to wait for")),
+        }
     }
 }
 

@@ -201,6 +201,20 @@ mod tests {
         assert!(!Public.may_name(Private) && Private.may_name(Private));
     }
 
+    #[tokio::test]
+    async fn names_are_checked_where_they_are_looked_up() {
+        let look = async |named_by| {
+            let classes = Classes::default();
+            let name = "localhost".parse().unwrap();
+            let found = Resolver { named_by, classes }.resolve(name).await;
+            found.map(Iterator::count)
+        };
+        assert!(look(None).await.unwrap() > 0);
+        assert!(look(Some(Class::Loopback)).await.unwrap() > 0);
+        let e = look(Some(Class::Public)).await.unwrap_err();
+        assert_eq!(e.downcast_ref::<Refused>().unwrap().0, Class::Loopback);
+    }
+
     #[test]
     fn one_public_address_makes_a_name_public() {
         let classes = Classes::default();

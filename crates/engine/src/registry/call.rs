@@ -1,12 +1,15 @@
 //! A request to one endpoint until it is answered: schemes, tokens, and trying again.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
 use reqwest::Url;
 
 use super::{
     auth::Auth,
+    faults::refusal_of,
     hosts::{Endpoint, Hosts, Scheme},
-    http::{Answer, Ask, Http, MAX_ERROR, refusal_of},
+    http::{Answer, Ask, Http, MAX_ERROR},
     payload::Payload,
     retry::{Again, Failure},
 };
@@ -18,6 +21,8 @@ const TOKEN_ROUNDS: u32 = 2;
 const TRIES_UNKNOWN: u32 = 3;
 /// How often a mirror is tried before the next is.
 const TRIES_MIRROR: u32 = 2;
+/// Longest pause that a mirror is granted before the next is asked.
+const MIRROR_PAUSE: Duration = Duration::from_secs(2);
 
 /// Everything that clients of one configuration share.
 #[derive(Debug)]
@@ -166,6 +171,10 @@ impl Core {
                 Err(failure) => failure,
             };
             if request.single {
+                return Err(failure);
+            }
+            if endpoint.is_mirror && matches!(failure.again, Again::After(p) if p > MIRROR_PAUSE) {
+                http.mark_down(&endpoint.host);
                 return Err(failure);
             }
             at = 0;

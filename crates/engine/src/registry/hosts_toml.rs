@@ -25,6 +25,9 @@ use crate::{
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
+/// Hosts in order, and what each is good for.
+type Known = Vec<(Vec<Purpose>, Endpoint)>;
+
 /// A parsed `hosts.toml`.
 #[derive(Debug, Deserialize)]
 pub struct HostsToml {
@@ -107,12 +110,22 @@ impl HostsToml {
         })
     }
 
+    /// The hosts for `reference` in order, as text: with schemes, path, and whether they are
+    /// mirrors.
+    ///
+    /// # Errors
+    /// [`Kind::BadInput`] for a URL, capability or header that is none.
+    pub fn hosts(&self, config: &RegistryConfig, reference: &Reference) -> Result<Vec<String>> {
+        let all = self.endpoints(Path::new(""), config, reference)?;
+        Ok(all.iter().map(|(_, e)| format!("{e:?}")).collect())
+    }
+
     fn endpoints(
         &self,
         dir: &Path,
         config: &RegistryConfig,
         reference: &Reference,
-    ) -> Result<Vec<(Vec<Purpose>, Endpoint)>> {
+    ) -> Result<Known> {
         let mut all = Vec::new();
         for (url, table) in &self.host.0 {
             let mut endpoint = hosts::endpoint_of_url(config, url, reference, table.override_path)?;
@@ -223,7 +236,7 @@ pub(super) fn read(
     root: &Path,
     config: &RegistryConfig,
     reference: &Reference,
-) -> Result<Option<Vec<(Vec<Purpose>, Endpoint)>>> {
+) -> Result<Option<Known>> {
     for dir in dirs(root, reference.domain()) {
         let path = dir.join("hosts.toml");
         match fs::metadata(&path) {

@@ -11,6 +11,7 @@ mod call;
 pub mod challenge;
 mod config;
 pub mod credentials;
+mod faults;
 mod fetch;
 mod helper;
 mod hosts;
@@ -24,6 +25,7 @@ mod registries_conf;
 mod retry;
 mod secret;
 mod tls;
+mod token;
 
 use std::sync::Arc;
 

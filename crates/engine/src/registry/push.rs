@@ -129,12 +129,17 @@ impl Client {
             return Ok(false);
         }
         let endpoint = self.push_endpoint(reference)?;
+        let source = self.push_endpoint(from)?;
+        if source.host != endpoint.host {
+            return Ok(false);
+        }
+        let from = &source.repository;
         let what = format!("mount of blob {digest} into {}", reference.repository());
-        let path = format!("blobs/uploads/?mount={digest}&from={}", from.path());
+        let path = format!("blobs/uploads/?mount={digest}&from={from}");
         let mut request = Request::new(Method::POST, path, &*what);
         request.scopes = vec![
             scope(&endpoint.repository, "pull,push"),
-            scope(from.path(), "pull"),
+            scope(from, "pull"),
         ];
         let answer = match self.core.call(&endpoint, &request).await {
             Ok(answer) => answer,

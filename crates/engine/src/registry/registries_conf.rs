@@ -172,6 +172,19 @@ impl Registries {
         Ok(())
     }
 
+    /// Where `reference`'s repository is looked for, in order: host and path of its mirrors and
+    /// of the registry. Nothing if no rule is for it, or it is blocked.
+    pub fn locations(&self, reference: &Reference) -> Vec<String> {
+        let Some(rules) = self.find(reference).filter(|r| !r.blocked) else {
+            return Vec::new();
+        };
+        let mirrors = rules.mirrors.iter().map(|m| &m.location);
+        mirrors
+            .chain([&rules.location])
+            .map(|location| rules.rewrite(location, reference))
+            .collect()
+    }
+
     /// The rules with the longest prefix of `reference`.
     pub(super) fn find(&self, reference: &Reference) -> Option<&Registry> {
         let name = reference.to_string();

@@ -161,7 +161,7 @@ impl Store {
     pub fn check(&self, driver: &dyn Driver, options: &CheckOptions) -> Result<CheckReport> {
         self.same_driver(driver)?;
         let mut report = CheckReport::default();
-        let looked = (|| {
+        let looked: Result<()> = (|| {
             let wrong = self.0.db.read(database)?;
             let sound = wrong.is_empty();
             for detail in wrong {

@@ -214,6 +214,40 @@ async fn a_broken_mirror_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_wants_a_pause_is_passed_over() {
+    let upstream = Server::new(|_| manifest());
+    let mirror = Server::new(|_| Reply::new(429).with("retry-after", 30));
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("app.example");
+    std::fs::create_dir(&own).unwrap();
+    let text = format!(
+        "server = \"http://{}\"\n[host.\"http://{}\"]\n[host.\"http://{}\".header]\nX-Key = \"s3cret\"\n",
+        upstream.host(),
+        mirror.host(),
+        mirror.host()
+    );
+    std::fs::write(own.join("hosts.toml"), text).unwrap();
+    let mut config = config();
+    config.hosts_dirs = vec![dir.path().to_owned()];
+    let client = Client::new(config).unwrap();
+    let start = Instant::now();
+    for _ in 0..3 {
+        client.resolve(&app("app.example")).await.unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let seen = mirror.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].target, "/v2/team/app/manifests/1?ns=app.example");
+    assert_eq!(seen[0].header("x-key"), "s3cret");
+    assert!(
+        upstream
+            .seen()
+            .iter()
+            .all(|s| !s.target.contains("ns=") && s.header("x-key").is_empty())
+    );
+}
+
+#[tokio::test]
 async fn redirects_to_another_host_take_no_credentials() {
     let bytes = blob(50_000);
     let whole = bytes.clone();

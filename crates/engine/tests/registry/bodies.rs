@@ -375,14 +375,7 @@ async fn stalls_time_out_and_go_on() {
         r
     });
     let start = Instant::now();
-    let got = read(
-        &client(),
-        &app(&server.host()),
-        &sha(&bytes),
-        bytes.len(),
-        0,
-    )
-    .await;
+    let got = read(&quick(), &app(&server.host()), &sha(&bytes), bytes.len(), 0).await;
     assert_eq!(got.unwrap(), bytes);
     assert_eq!(server.seen()[1].header("range"), "bytes=150000-299999");
     assert!(start.elapsed() < Duration::from_secs(5));
@@ -391,15 +384,9 @@ async fn stalls_time_out_and_go_on() {
         r.stall = Some(0);
         r
     });
-    let e = read(
-        &client(),
-        &app(&server.host()),
-        &sha(&bytes),
-        bytes.len(),
-        0,
-    )
-    .await
-    .unwrap_err();
+    let e = read(&quick(), &app(&server.host()), &sha(&bytes), bytes.len(), 0)
+        .await
+        .unwrap_err();
     good_error(&e, "no progress for 0.4 s");
 }
 
@@ -412,29 +399,17 @@ async fn slow_loris() {
         r
     });
     let start = Instant::now();
-    let e = read(
-        &client(),
-        &app(&server.host()),
-        &sha(&bytes),
-        bytes.len(),
-        0,
-    )
-    .await
-    .unwrap_err();
+    let e = read(&quick(), &app(&server.host()), &sha(&bytes), bytes.len(), 0)
+        .await
+        .unwrap_err();
     good_error(&e, "no progress");
     let server = spoilt(&bytes, |_, mut r| {
         r.slow_head = Some(Duration::from_millis(50));
         r
     });
-    let e = read(
-        &client(),
-        &app(&server.host()),
-        &sha(&bytes),
-        bytes.len(),
-        0,
-    )
-    .await
-    .unwrap_err();
+    let e = read(&quick(), &app(&server.host()), &sha(&bytes), bytes.len(), 0)
+        .await
+        .unwrap_err();
     good_error(&e, "no progress");
     assert!(start.elapsed() < Duration::from_secs(10));
 }
@@ -444,7 +419,7 @@ async fn a_reader_that_is_busy_is_no_stall() {
     let bytes = blob(4 * MIB);
     let server = spoilt(&bytes, |_, r| r);
     let (reference, digest) = (app(&server.host()), sha(&bytes));
-    let client = client();
+    let client = quick();
     let mut body = client
         .blob(&reference, &digest, bytes.len() as u64, 0, &[])
         .await
@@ -457,6 +432,15 @@ async fn a_reader_that_is_busy_is_no_stall() {
         out.extend_from_slice(&chunk);
     }
     assert!(out == bytes && server.seen().len() == 1);
+}
+
+/// Does not wait for long.
+fn quick() -> Client {
+    Client::new(unlade_engine::registry::RegistryConfig {
+        stall_timeout: Duration::from_millis(400),
+        ..config()
+    })
+    .unwrap()
 }
 
 fn parallel(streams: usize) -> Client {

@@ -372,3 +372,20 @@ async fn logins() {
             .needed
     );
 }
+
+#[tokio::test]
+async fn a_password_is_not_posted_elsewhere() {
+    let other = Server::new(|_| Reply::json(200, r#"{"token":"t1"}"#));
+    let to = format!("http://{}/token", other.host());
+    let (_tokens, realm) = token_server(move |_| Reply::redirect(&to));
+    let server = registry(realm, "t1");
+    let identity = Credentials::IdentityToken(Secret::new("s3cret"));
+    let client = with(config(), &server.host(), identity);
+    let e = client.resolve(&app(&server.host())).await.unwrap_err();
+    good_error(&e, "of a POST to another host");
+    assert!(other.seen().is_empty());
+    // With a password in a header, it is followed without it.
+    let client = with_password(config(), &server.host());
+    client.resolve(&app(&server.host())).await.unwrap();
+    assert!(!other.seen()[0].headers.contains_key("authorization"));
+}

@@ -8,6 +8,8 @@ mod peers;
 mod pushes;
 mod real;
 mod server;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ pub fn config() -> RegistryConfig {
     RegistryConfig {
         system_roots: false,
         connect_timeout: Duration::from_secs(5),
-        stall_timeout: Duration::from_millis(400),
+        stall_timeout: Duration::from_secs(5),
         backoff: Duration::from_millis(2),
         seed: Some(7),
         parallel: ParallelRanges {

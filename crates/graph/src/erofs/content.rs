@@ -116,7 +116,7 @@ impl Placer {
                     *block = from / BLOCK;
                 } else {
                     if *block == HOLE {
-                        *block = SPILLED | self.end / BLOCK;
+                        *block = SPILLED | (self.end / BLOCK);
                         self.end += (stop - start).next_multiple_of(BLOCK);
                     }
                     let to = (*block & !SPILLED) * BLOCK + (pos - start);

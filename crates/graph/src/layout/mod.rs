@@ -27,8 +27,8 @@ use std::{
 
 use rustix::{
     fs::{
-        self, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat,
-        mkdirat, openat, renameat_with, statat, syncfs,
+        self, AtFlags, CWD, Dir, FlockOperation, Mode, RenameFlags, Stat, flock, fstat, mkdirat,
+        openat, renameat_with, statat, syncfs,
     },
     io::Errno,
 };
@@ -36,12 +36,7 @@ use unlade_unpack::{Error, Kind, Result, fault};
 
 pub use self::place::{Place, Published};
 use crate::remove;
-
-/// How directories are opened that are to be read.
-pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+pub(crate) use crate::walk::DIRECTORY;
 
 /// Where published things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

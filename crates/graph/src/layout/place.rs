@@ -14,8 +14,8 @@ use rustix::{
 };
 use unlade_unpack::{Error, Result, fault};
 
-use super::{DIRECTORY, Layout, Shelf, lock, no_inheritance, still_there};
-use crate::remove;
+use super::{Layout, Shelf, lock, no_inheritance, still_there};
+use crate::{remove, walk::DIRECTORY};
 
 /// How [`Place::publish`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -158,3 +158,68 @@ fn names_are_checked() {
     let id = LayerId::chained(&support::sha(b""));
     assert_eq!(LayerId::parse(id.as_str()), Some(id));
 }
+
+/// Root of a user namespace has no `trusted.*` attributes; overlayfs has others for it.
+#[test]
+fn root_of_a_user_namespace() {
+    if std::env::var_os("UNLADE_TEST_INSIDE").is_none() {
+        let mut inside = Command::new("unshare");
+        inside.args(["--user", "--map-root-user", "--mount"]);
+        inside.arg(std::env::current_exe().unwrap());
+        inside.args(["--exact", "root_of_a_user_namespace", "--nocapture"]);
+        let out = inside.env("UNLADE_TEST_INSIDE", "1").output();
+        match out {
+            Ok(out) if String::from_utf8_lossy(&out.stderr).contains("unshare failed") => {
+                eprintln!("skipped: {}", String::from_utf8_lossy(&out.stderr));
+            }
+            Err(e) => eprintln!("skipped: unshare: {e}"),
+            Ok(out) => assert!(out.status.success(), "{out:?}"),
+        }
+        return;
+    }
+    let here = tempfile::tempdir_in("/var/tmp").unwrap();
+    let driver = unlade_graph::probe::open(None, here.path()).unwrap().0;
+    assert_eq!(driver.kind(), DriverKind::Overlay);
+    let notes = driver.notes().join(" ");
+    assert!(notes.contains("user.overlay.opaque"), "{notes}");
+    let root = |ops: &[Op]| layers::tar_of(ops, 0, |_| (0, 0));
+    let tars = [
+        root(&[
+            dir("d"),
+            file("d/old", "1"),
+            file("gone", "2"),
+            Op::new("null", EntryType::Char, b"", 0o666),
+        ]),
+        root(&[
+            dir("d"),
+            file("d/.wh..wh..opq", ""),
+            file("d/new", "3"),
+            file(".wh.gone", ""),
+        ]),
+    ];
+    let layers = apply(&*driver, &tars).unwrap();
+    let names = |tree: &Tree| {
+        let names = tree.facts.keys().map(|p| p.escape_ascii().to_string());
+        names.collect::<Vec<_>>()
+    };
+    let tree = Tree::read(mount_layers(&*driver, &layers));
+    assert_eq!(names(&tree), ["", "d", "d/new"]);
+    for id in &layers {
+        assert_eq!(driver.verify(id).unwrap(), []);
+    }
+    let id = snapshot_id("one");
+    driver
+        .create_rw(&id, &layers, &RwOptions::default())
+        .unwrap();
+    let root = driver.mount(MountOf::Snapshot(&id)).unwrap();
+    let at = format!("/proc/self/fd/{}/d", root.as_raw_fd());
+    std::fs::remove_dir_all(&at).unwrap();
+    std::fs::create_dir(&at).unwrap();
+    let changes = driver.changes(&id).unwrap();
+    let kinds: Vec<_> = changes.iter().map(|c| (&*c.path, c.kind)).collect();
+    let want = [
+        (&b"d"[..], ChangeKind::Modified),
+        (b"d/new", ChangeKind::Deleted),
+    ];
+    assert_eq!(kinds, want);
+}

@@ -49,14 +49,20 @@ pub fn link(name: &str, to: &str) -> Op {
 
 /// The tar of a layer; entry N has the time `start + N`, and nanoseconds too.
 pub fn tar(ops: &[Op], start: u64) -> Vec<u8> {
+    tar_of(ops, start, |n| (n % 3, 7))
+}
+
+/// The same with `owner` of each entry.
+pub fn tar_of(ops: &[Op], start: u64, owner: impl Fn(u64) -> (u64, u64)) -> Vec<u8> {
     let mut out = Builder::new(Vec::new());
     for (n, op) in ops.iter().enumerate() {
         let n = n as u64;
         let mut header = Header::new_ustar();
         header.set_entry_type(op.kind);
         header.set_mode(op.mode);
-        header.set_uid(n % 3);
-        header.set_gid(7);
+        let (uid, gid) = owner(n);
+        header.set_uid(uid);
+        header.set_gid(gid);
         let time = format!("{}.{:09}", 1_600_000_000 + start + n, 7 * n + 1);
         let mut pax = vec![("mtime".to_owned(), time)];
         if let Some((key, value)) = &op.xattr {

@@ -1,0 +1,328 @@
+//! The commands on images and the store, as a user calls them. Registries: `tests/registry.rs` and
+//! `scripts/peers.py`.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use common::*;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A store of its own.
+struct Store {
+    dir: TempDir,
+    driver: &'static str,
+    config: PathBuf,
+}
+
+impl Store {
+    fn new(driver: &'static str, config: &str) -> Self {
+        let dir = tempfile::tempdir_in(if driver == "overlay" {
+            "/var/tmp"
+        } else {
+            "/tmp"
+        })
+        .unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, config).unwrap();
+        Self {
+            dir,
+            driver,
+            config: path,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args([
+                "--root",
+                &self.path("store"),
+                "--run-root",
+                &self.path("run"),
+            ])
+            .args(["--graph-driver", self.driver])
+            .args(args)
+            .env("UNLADE_CONFIG", &self.config)
+            .env("TZ", "UTC")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// What a command that succeeds prints.
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+        text(&out.stdout)
+    }
+
+    /// What a command that fails complains of.
+    fn fails(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("hint: "), "{args:?}: {said}");
+        said
+    }
+
+    /// Loads an image of two layers under a name.
+    fn load(&self, name: &str) -> String {
+        let layout = Layout::new();
+        let image = named(layout.image(&two_layers()), name);
+        layout.index(&[image]);
+        let file = self.path("image.tar");
+        fs::write(&file, layout.archive()).unwrap();
+        self.ok(&["load", "-i", &file])
+    }
+
+    fn check(&self) {
+        let said = self.ok(&["system", "check"]);
+        assert!(said.contains("all sound"), "{said}");
+    }
+}
+
+/// Runs `body` over stores of two kinds.
+fn stores(test: &str, body: impl Fn(&Store)) {
+    if skip_unless_root(test) {
+        return;
+    }
+    for driver in ["overlay", "erofs", "copy"] {
+        let store = Store::new(driver, "");
+        body(&store);
+        store.check();
+    }
+}
+
+#[test]
+fn an_image_comes_is_seen_and_goes() {
+    stores("an_image_comes_is_seen_and_goes", |store| {
+        assert_eq!(
+            store.load("docker.io/library/two:1"),
+            "Loaded image: two:1\n"
+        );
+        let list = store.ok(&["images"]);
+        assert!(list.starts_with("REPOSITORY   TAG"), "{list}");
+        assert_eq!(list.lines().count(), 2);
+        let id = store.ok(&["images", "-q", "--no-trunc"]);
+        assert!(id.starts_with("sha256:") && id.lines().count() == 1, "{id}");
+        let id = id.trim();
+        let document: Value = serde_json::from_str(&store.ok(&["inspect", "two:1"])).unwrap();
+        assert_eq!(document[0]["Id"], id);
+        assert_eq!(document[0]["RepoTags"][0], "two:1");
+        assert_eq!(document[0]["GraphDriver"]["Name"], store.driver);
+        assert_eq!(document[0]["RootFS"]["Layers"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            store.ok(&["inspect", "-f", "{{.Id}}", &id[7..15]]).trim(),
+            id
+        );
+
+        store.ok(&["tag", "two:1", "localhost:5000/other"]);
+        assert_eq!(store.ok(&["images", "-q"]).lines().count(), 1);
+        let names = store.ok(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+        let mut names: Vec<&str> = names.lines().collect();
+        names.sort_unstable();
+        assert_eq!(names, ["localhost:5000/other:latest", "two:1"]);
+        let some = store.ok(&[
+            "images",
+            "--filter",
+            "reference=two",
+            "--format",
+            "{{.Tag}}",
+        ]);
+        assert_eq!(some, "1\n");
+
+        assert!(store.fails(&["rmi", id]).contains("several repositories"));
+        assert_eq!(store.ok(&["rmi", "two:1"]), "Untagged: two:1\n");
+        let gone = store.ok(&["rmi", "localhost:5000/other"]);
+        assert!(gone.contains(&format!("Deleted: {id}")), "{gone}");
+        assert_eq!(store.ok(&["images", "-q"]), "");
+        assert!(store.fails(&["inspect", "two:1"]).contains("two:1"));
+        let layers = fs::read_dir(
+            store
+                .dir
+                .path()
+                .join("store/graph")
+                .join(store.driver)
+                .join("layers"),
+        );
+        assert_eq!(layers.unwrap().count(), 0);
+    });
+}
+
+fn is_empty(dir: &str) -> bool {
+    fs::read_dir(dir).unwrap().next().is_none()
+}
+
+#[test]
+fn images_are_mounted_and_pinned() {
+    stores("images_are_mounted_and_pinned", |store| {
+        store.load("docker.io/library/two:1");
+        let at = store.path("mnt");
+        assert!(
+            store
+                .fails(&["image", "mount", "two:1", &at])
+                .contains("mnt")
+        );
+        fs::create_dir(&at).unwrap();
+        store.ok(&["image", "mount", "two:1", &at]);
+        assert_eq!(tree(Path::new(&at)), two_layers_tree());
+        assert!(fs::write(format!("{at}/new"), "x").is_err());
+        assert!(store.fails(&["rmi", "two:1"]).contains("in use"));
+        store.ok(&["image", "prune", "-a", "-f"]);
+        assert!(store.ok(&["info"]).contains(&format!("at {at}")));
+        store.ok(&["image", "unmount", &at]);
+        assert!(is_empty(&at));
+        assert!(
+            store
+                .fails(&["image", "unmount", &at])
+                .contains("no image is mounted")
+        );
+
+        store.ok(&["image", "mount", "--rw", "two:1", &at]);
+        fs::write(format!("{at}/new"), "x").unwrap();
+        store.ok(&["image", "unmount", &at]);
+        store.ok(&["image", "mount", "two:1", &at]);
+        assert_eq!(tree(Path::new(&at)), two_layers_tree());
+        // A plain umount leaves a pin that prune drops.
+        assert!(Command::new("umount").arg(&at).status().unwrap().success());
+        store.ok(&["system", "prune", "-a", "-f"]);
+        assert_eq!(store.ok(&["images", "-q"]), "");
+    });
+}
+
+#[test]
+fn archives_come_back_as_they_were() {
+    stores("archives_come_back_as_they_were", |store| {
+        store.load("docker.io/library/two:1");
+        let id = store.ok(&["images", "-q", "--no-trunc"]);
+        let file = store.path("saved.tar");
+        store.ok(&["save", "-o", &file, "two:1"]);
+        let dir = store.path("layout");
+        store.ok(&["save", "-o", &dir, "--format", "oci-dir", "two:1"]);
+        store.ok(&["rmi", "two:1"]);
+        assert_eq!(store.ok(&["load", "-i", &file]), "Loaded image: two:1\n");
+        assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);
+        let again = store.path("again.tar");
+        store.ok(&["save", "-o", &again, "two:1"]);
+        assert!(fs::read(&file).unwrap() == fs::read(&again).unwrap());
+        store.ok(&["load", "-i", &dir]);
+        assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);
+        assert!(
+            store
+                .fails(&["save", "-o", &again, "three"])
+                .contains("three")
+        );
+        assert!(fs::read(&file).unwrap() == fs::read(&again).unwrap());
+    });
+}
+
+#[test]
+fn a_tar_becomes_an_image() {
+    stores("a_tar_becomes_an_image", |store| {
+        let file = store.path("root.tar");
+        fs::write(&file, tar(&[("bin/", ""), ("bin/sh", "#!")])).unwrap();
+        let change = ["-c", "CMD [\"sh\"]", "-c", "ENV A=b"];
+        let id = store.ok(&[&["import"], &change[..], &[&file, "made:2"]].concat());
+        assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);
+        let cmd = store.ok(&["inspect", "-f", "{{.Config.Cmd}} {{.Config.Env}}", "made:2"]);
+        assert_eq!(cmd, "[sh] [A=b]\n");
+        assert_eq!(store.ok(&["history", "-q", "made:2"]).lines().count(), 1);
+        assert!(
+            store
+                .fails(&["import", "-c", "RUN x", &file])
+                .contains("RUN")
+        );
+    });
+}
+
+#[test]
+fn damage_is_found() {
+    stores("damage_is_found", |store| {
+        store.load("docker.io/library/two:1");
+        store.check();
+        let blobs = store.dir.path().join("store/blobs/sha256");
+        let largest = fs::read_dir(&blobs)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .max_by_key(|p| fs::metadata(p).unwrap().len())
+            .unwrap();
+        let mut bytes = fs::read(&largest).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        open_up(&largest);
+        fs::write(&largest, bytes).unwrap();
+        let said = store.fails(&["system", "check"]);
+        assert!(said.contains("not sound"), "{said}");
+        let name = largest.file_name().unwrap().to_str().unwrap();
+        let found = text(&store.run(&["system", "check"]).stdout);
+        assert!(found.contains(name), "{found}");
+        // There is no registry to fetch it from: what is lost is said, and can be removed.
+        store.fails(&["system", "check", "--repair"]);
+        store.run(&["rmi", "-f", "two:1"]);
+        store.ok(&["system", "prune", "-a", "-f"]);
+    });
+}
+
+#[test]
+fn without_blobs() {
+    if skip_unless_root("without_blobs") {
+        return;
+    }
+    for (driver, can_save) in [("overlay", false), ("erofs", true)] {
+        let store = Store::new(driver, "keep-blobs = \"never\"\n");
+        store.load("docker.io/library/two:1");
+        let file = store.path("saved.tar");
+        if can_save {
+            store.ok(&["save", "-o", &file, "two:1"]);
+            store.ok(&["rmi", "two:1"]);
+            assert_eq!(store.ok(&["load", "-i", &file]), "Loaded image: two:1\n");
+        } else {
+            let said = store.fails(&["save", "-o", &file, "two:1"]);
+            assert!(
+                said.contains("keep-blobs") && !Path::new(&file).exists(),
+                "{said}"
+            );
+        }
+        assert!(
+            store
+                .fails(&["push", "localhost:1/two:1"])
+                .contains("localhost:1/two")
+        );
+        store.check();
+    }
+}
+
+#[test]
+fn wrong_use() {
+    let store = Store::new("copy", "");
+    for (args, part) in [
+        (&["pull", "UPPER"][..], "lower"),
+        (&["pull", "-a", "x:1"], "--all-tags"),
+        (&["images", "--filter", "no=1"], "filter"),
+        (&["tag", "nothing", "x"], "nothing"),
+        (&["load", "-i", "/nonexistent"], "/nonexistent"),
+        (&["image", "unmount", "/"], "no image is mounted"),
+    ] {
+        let said = store.fails(args);
+        assert!(said.contains(part), "{args:?}: {said}");
+    }
+    let bad = Store::new("copy", "rot = 1\n");
+    assert!(bad.fails(&["images"]).contains("rot"));
+    let none = Store::new("zfs", "");
+    assert!(none.fails(&["images"]).contains("zfs"));
+    assert_eq!(store.run(&["images", "--nonsense"]).status.code(), Some(2));
+}
