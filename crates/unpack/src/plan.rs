@@ -11,7 +11,10 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use crate::{entry::Xattrs, root::Attrs};
+use crate::{
+    entry::{Xattrs, split},
+    root::Attrs,
+};
 
 /// Names handed to writers since everything was last known to be done.
 #[derive(Debug, Default)]
@@ -24,13 +27,13 @@ impl Unsettled {
     /// Names remembered before a wait is worth its while.
     const MOST: usize = 1 << 15;
 
-    /// Notes that `name` in directory `dir` goes to a writer.
-    pub(crate) fn add(&mut self, dir: u64, name: &[u8]) {
+    /// Notes that `name` in the directory with the real path `dir` goes to a writer.
+    pub(crate) fn add(&mut self, dir: &[u8], name: &[u8]) {
         self.names.insert(self.hasher.hash_one((dir, name)));
     }
 
     /// Whether `name` may still be in a writer's hands. May be wrong in saying so.
-    pub(crate) fn may_hold(&self, dir: u64, name: &[u8]) -> bool {
+    pub(crate) fn may_hold(&self, dir: &[u8], name: &[u8]) -> bool {
         !self.names.is_empty() && self.names.contains(&self.hasher.hash_one((dir, name)))
     }
 
@@ -53,6 +56,8 @@ pub(crate) struct Seen {
     hasher: RandomState,
     listed: HashSet<u64>,
     implied: HashSet<u64>,
+    /// Directories in which only this layer's own is left.
+    own: HashSet<u64>,
 }
 
 impl Seen {
@@ -78,14 +83,37 @@ impl Seen {
         self.implied.contains(&hash).then_some(false)
     }
 
+    /// Notes that all that is left in `real` is this layer's own.
+    pub(crate) fn note_own(&mut self, real: &[u8]) {
+        self.own.insert(self.hasher.hash_one(real));
+    }
+
+    /// Whether `real`, or a directory that it is in, was [noted](Seen::note_own). What a layer
+    /// puts there later is its own too.
+    pub(crate) fn is_own(&self, real: &[u8]) -> bool {
+        let mut path = real;
+        while !self.own.is_empty() {
+            if self.own.contains(&self.hasher.hash_one(path)) {
+                return true;
+            }
+            if path.is_empty() {
+                break;
+            }
+            path = split(path).0;
+        }
+        false
+    }
+
     pub(crate) fn clear(&mut self) {
         self.listed.clear();
         self.implied.clear();
+        self.own.clear();
     }
 
     /// Memory in use, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        (self.listed.capacity() + self.implied.capacity()) * (size_of::<u64>() + 1)
+        (self.listed.capacity() + self.implied.capacity() + self.own.capacity())
+            * (size_of::<u64>() + 1)
     }
 }
 
@@ -196,9 +224,9 @@ mod tests {
     #[test]
     fn names_are_told_apart_by_directory() {
         let mut u = Unsettled::default();
-        u.add(1, b"a");
-        assert!(u.may_hold(1, b"a") && !u.may_hold(2, b"a") && !u.may_hold(1, b"b"));
+        u.add(b"d", b"a");
+        assert!(u.may_hold(b"d", b"a") && !u.may_hold(b"e", b"a") && !u.may_hold(b"d", b"b"));
         u.clear();
-        assert!(!u.may_hold(1, b"a"));
+        assert!(!u.may_hold(b"d", b"a"));
     }
 }

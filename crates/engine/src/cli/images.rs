@@ -282,9 +282,10 @@ pub(super) struct RmiArgs {
 /// Removes all that can be, then fails for the first that could not.
 pub(super) fn rmi(globals: &Globals, args: &RmiArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
-    let mut options = RemoveOptions::default();
-    options.force = args.force;
-    options.no_prune = args.no_prune;
+    let options = RemoveOptions {
+        force: args.force,
+        no_prune: args.no_prune,
+    };
     let mut failed = None;
     for image in &args.images {
         match engine.remove(image, options) {
@@ -336,8 +337,7 @@ pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Res
     }
     let engine = globals.engine(cancel)?;
     let wanted = Wanted::new(&engine, &args.filter, &["label", "label!", "until"])?;
-    let mut options = Prune::default();
-    options.all = args.all;
+    let options = Prune { all: args.all };
     let mut failed = None;
     // Looked at beforehand: nothing may fail once images are being removed.
     let mut chosen = std::collections::HashSet::new();

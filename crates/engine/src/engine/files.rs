@@ -353,8 +353,10 @@ impl Engine {
         if self.keep_blobs() {
             return Ok(());
         }
-        let mut options = GcOptions::default();
-        options.keep_layer_blobs = false;
+        let options = GcOptions {
+            keep_layer_blobs: false,
+            ..GcOptions::default()
+        };
         self.store.gc(&*self.driver, &options).map(drop)
     }
 

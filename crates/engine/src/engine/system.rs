@@ -106,12 +106,12 @@ impl Engine {
     /// If the host refuses.
     pub fn prune(&self, all: bool) -> Result<Pruned> {
         self.forget_stale_mounts()?;
-        let mut prune = Prune::default();
-        prune.all = all;
-        let images = self.store.prune_images(prune, &|_| true)?;
-        let mut options = GcOptions::default();
-        options.ingest_age = std::time::Duration::ZERO;
-        options.keep_layer_blobs = self.keep_blobs();
+        let images = self.store.prune_images(Prune { all }, &|_| true)?;
+        let options = GcOptions {
+            ingest_age: std::time::Duration::ZERO,
+            keep_layer_blobs: self.keep_blobs(),
+            ..GcOptions::default()
+        };
         let swept = self.store.gc(&*self.driver, &options)?;
         Ok(Pruned { images, swept })
     }
@@ -122,8 +122,10 @@ impl Engine {
     /// # Errors
     /// If the host refuses; what is wrong with the store is not an error.
     pub fn check(&self, repair: Option<PullRequest>, cancel: &Cancel) -> Result<Checked> {
-        let mut options = CheckOptions::default();
-        options.cancel = cancel.clone();
+        let options = CheckOptions {
+            cancel: cancel.clone(),
+            ..CheckOptions::default()
+        };
         let found = self.store.check(&*self.driver, &options)?;
         let mut checked = Checked {
             found,

@@ -99,6 +99,7 @@ pub struct Manifest {
 
 /// What a descriptor in an index leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Document {
     /// An image index.
     Index(Index),

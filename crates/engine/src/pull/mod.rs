@@ -345,7 +345,7 @@ impl Pull<'_> {
             ));
         }
         self.board.set_diff_ids(&config.diff_ids);
-        FullConfig::parse(bytes).map_err(|e| what(e.into()))
+        FullConfig::parse(bytes).map_err(what)
     }
 
     /// What the store keeps of the layers.

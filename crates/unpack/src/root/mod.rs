@@ -251,10 +251,9 @@ impl Root {
             Some(dir) => Some(dir.clone()),
             None => self.walk(path, missing, walk)?,
         };
-        // What was reached through a symlink changes with it: only real paths are remembered.
-        if let Some(dir) = found.as_ref().filter(|dir| *dir.path == *path) {
-            self.last = Some(dir.clone());
-        }
+        // What was reached through a symlink changes with it: only real paths are remembered. And
+        // only what is in the cache, so that whatever replaces a directory above finds it there.
+        self.last = self.cache.get(path).cloned();
         Ok(found)
     }
 
@@ -325,6 +324,31 @@ impl Root {
             };
         }
         Ok(dir)
+    }
+
+    /// The directory that `dir` is in, by way of `..`; `None` if that is not where it should be.
+    /// Keeps nothing in the cache.
+    pub(crate) fn above(&mut self, dir: &Dir) -> Result<Option<Arc<Dir>>> {
+        let (above, name) = split(&dir.path);
+        let up = if above.is_empty() {
+            return Ok((!name.is_empty()).then(|| self.top.clone()));
+        } else if let Some(open) = self.cache.get(above) {
+            return Ok(Some(open.clone()));
+        } else {
+            match fs::openat(dir, "..", DIR_FLAGS, Mode::empty()) {
+                Ok(up) => up,
+                Err(_) => return Ok(None),
+            }
+        };
+        let host = |e| Error::host(format!("look at `{}`", show(&dir.path)), e);
+        let (own, there) = match fs::statat(&up, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => (fs::fstat(dir).map_err(host)?, there),
+            Err(_) => return Ok(None),
+        };
+        if (own.st_dev, own.st_ino) != (there.st_dev, there.st_ino) {
+            return Ok(None);
+        }
+        self.keep(up, above.into(), nothing(), None, None).map(Some)
     }
 
     /// Opens a directory by its real path, to set its attributes; `None` if it is gone.
@@ -501,7 +525,11 @@ impl Root {
         if self.cache.len() >= self.most_cached {
             self.forget_all();
         }
-        self.cache.insert(real, dir.clone());
+        // Never without the directories above: whoever replaces one of those looks for it here.
+        let above = split(&real).0;
+        if above.is_empty() || self.cache.contains_key(above) {
+            self.cache.insert(real, dir.clone());
+        }
         Ok(dir)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags, Stat},
+    fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat},
     io::Errno,
 };
 
@@ -72,14 +72,13 @@ fn file(work: &Builder, from: &OwnedFd, st: &Stat, dir: &Dir, name: &[u8]) -> Re
     let from = fs::openat(from, name, flags | OFlags::RDONLY, Mode::empty()).map_err(host)?;
     let flags = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     let to = fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(host)?;
-    let mut left = u64::try_from(st.st_size).unwrap_or_default();
-    while left > 0 {
-        let most = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
-        match fs::copy_file_range(&from, None, &to, None, most).map_err(host)? {
-            0 => return Err(host(Errno::IO)),
-            n => left -= n as u64,
-        }
-    }
+    copy_data(
+        work,
+        &from,
+        &to,
+        u64::try_from(st.st_size).unwrap_or_default(),
+        host,
+    )?;
     let attrs = Attrs::of(st);
     if work.may_chown() {
         let (uid, gid) = owner(attrs.uid, attrs.gid);
@@ -89,6 +88,36 @@ fn file(work: &Builder, from: &OwnedFd, st: &Stat, dir: &Dir, name: &[u8]) -> Re
     attrs::apply_xattrs(to.as_fd(), &xattrs, &mut |_, _| {})?;
     fs::fchmod(&to, Mode::from_raw_mode(attrs.mode)).map_err(host)?;
     fs::futimens(&to, &timestamps(attrs.mtime)).map_err(host)
+}
+
+/// Copies what is stored of a file of `size` bytes; holes stay holes.
+fn copy_data(
+    work: &Builder,
+    from: &OwnedFd,
+    to: &OwnedFd,
+    size: u64,
+    host: impl Fn(Errno) -> Error + Copy,
+) -> Result<()> {
+    let mut at = 0;
+    while at < size {
+        at = match fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => break,
+            Err(e) => return Err(host(e)),
+        };
+        let end = fs::seek(from, SeekFrom::Hole(at)).map_err(host)?.min(size);
+        let mut there = at;
+        while at < end {
+            work.check_cancelled()?;
+            let most = usize::try_from((end - at).min(64 << 20)).unwrap_or(64 << 20);
+            let copied = fs::copy_file_range(from, Some(&mut at), to, Some(&mut there), most);
+            if copied.map_err(host)? == 0 {
+                return Err(host(Errno::IO));
+            }
+        }
+    }
+    fs::ftruncate(to, size).map_err(host)
 }
 
 /// A symlink, fifo or device: by handles, as none of them can be opened.

@@ -98,24 +98,29 @@ pub trait Sink {
 
 /// Counts an entry, and checks that its name plays by the rules of whiteouts.
 fn count(counts: &mut Counts, entry: &Entry) -> Result<()> {
-    let slot = match entry.role()? {
-        Role::Whiteout { .. } => &mut counts.whiteouts,
-        Role::Opaque => &mut counts.opaques,
-        Role::AufsResidue => return Ok(()),
-        Role::Plain => match &entry.kind {
-            EntryKind::File { size, .. } => {
-                counts.file_bytes += size;
-                &mut counts.files
-            }
-            EntryKind::Dir => &mut counts.directories,
-            EntryKind::Symlink { .. } => &mut counts.symlinks,
-            EntryKind::HardLink { .. } => &mut counts.hard_links,
-            EntryKind::Char { .. } | EntryKind::Block { .. } => &mut counts.devices,
-            EntryKind::Fifo => &mut counts.fifos,
-        },
+    match entry.role()? {
+        Role::Whiteout { .. } => counts.whiteouts += 1,
+        Role::Opaque => counts.opaques += 1,
+        Role::AufsResidue => {}
+        Role::Plain => count_kind(counts, entry),
+    }
+    Ok(())
+}
+
+/// Counts an entry by its type alone.
+fn count_kind(counts: &mut Counts, entry: &Entry) {
+    let slot = match &entry.kind {
+        EntryKind::File { size, .. } => {
+            counts.file_bytes += size;
+            &mut counts.files
+        }
+        EntryKind::Dir => &mut counts.directories,
+        EntryKind::Symlink { .. } => &mut counts.symlinks,
+        EntryKind::HardLink { .. } => &mut counts.hard_links,
+        EntryKind::Char { .. } | EntryKind::Block { .. } => &mut counts.devices,
+        EntryKind::Fifo => &mut counts.fifos,
     };
     *slot += 1;
-    Ok(())
 }
 
 /// Rules on entries that hold for every sink.

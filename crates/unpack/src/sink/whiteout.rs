@@ -111,9 +111,18 @@ fn purge_below(
     dir: &Arc<Dir>,
     and_itself: bool,
 ) -> Result<()> {
+    if work.seen.is_own(&dir.path) {
+        if and_itself && work.seen.get(&dir.path) == Some(false) {
+            refresh(work, dir)?;
+        }
+        return Ok(());
+    }
     work.barrier(root)?;
     let mut todo = vec![dir.path.clone()];
     while let Some(path) = todo.pop() {
+        if work.seen.is_own(&path) {
+            continue;
+        }
         let at = if path.is_empty() {
             Some(root.top().clone())
         } else {
@@ -138,6 +147,7 @@ fn purge_below(
             work.clear(root, &at, &name)?;
         }
     }
+    work.seen.note_own(&dir.path);
     Ok(())
 }
 

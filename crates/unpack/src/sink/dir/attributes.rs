@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     attrs,
-    entry::{Entry, Meta, Time, Xattrs},
+    entry::{Entry, Meta, Time, Xattrs, split},
     error::{Error, Result, show},
     fault,
     io::{FileMeta, Notes as _, owner, timestamps},
@@ -100,6 +100,7 @@ impl Builder {
 
     pub(in crate::sink) fn apply_fixups(&mut self, root: &mut Root) -> Result<()> {
         self.last_touched = u64::MAX;
+        let mut last: Option<std::sync::Arc<Dir>> = None;
         loop {
             // The way to a directory may unlock those above it, which come later.
             for (path, attrs) in root.take_unlocked() {
@@ -111,12 +112,18 @@ impl Builder {
             let Some((path, fixup)) = self.fixups.pop() else {
                 break;
             };
-            let dir = if path.is_empty() {
-                Some(root.top().clone())
-            } else {
-                root.open_real(&path)?
+            // The deepest come first: often this is the one that the last one is in.
+            let near = match &last {
+                Some(last) if split(&last.path).0 == &*path => root.above(last)?,
+                _ => None,
+            };
+            let dir = match near {
+                Some(dir) => Some(dir),
+                None if path.is_empty() => Some(root.top().clone()),
+                None => root.open_real(&path)?,
             };
             let Some(dir) = dir else { continue };
+            last = Some(dir.clone());
             let host = |e| {
                 Error::host(
                     format!("set attributes of the directory `{}`", show(&path)),

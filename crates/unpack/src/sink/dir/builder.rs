@@ -90,6 +90,10 @@ impl Builder {
         opaque_xattr(self.options.whiteouts).unwrap_or(attrs::TRUSTED_OPAQUE)
     }
 
+    pub(in crate::sink) fn check_cancelled(&self) -> Result<()> {
+        self.cancel.check()
+    }
+
     pub(in crate::sink) fn may_chown(&self) -> bool {
         self.privileged
     }
@@ -207,7 +211,7 @@ impl Builder {
 
 impl Walk for Builder {
     fn settle(&mut self, root: &mut Root, dir: &Arc<Dir>, name: &[u8]) -> Result<()> {
-        if self.unsettled.may_hold(dir.id, name) {
+        if self.unsettled.may_hold(&dir.path, name) {
             self.barrier(root)
         } else {
             Ok(())

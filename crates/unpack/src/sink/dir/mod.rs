@@ -16,7 +16,7 @@ pub(super) use builder::Builder;
 use options::opaque_xattr;
 pub use options::{DirOptions, IdMap, IdRange, Owners, Whiteouts};
 
-use super::{Applied, Sink, Want, check, copy_up, count};
+use super::{Applied, Sink, Want, check, copy_up, count, count_kind};
 use crate::{
     cancel::Cancel,
     entry::{Entry, EntryKind, Meta, Role, split},
@@ -134,7 +134,9 @@ impl DirSink {
 
     fn apply(&mut self, entry: Entry) -> Result<Want> {
         check(&entry)?;
-        if self.work.options.whiteouts != Whiteouts::Keep {
+        if self.work.options.whiteouts == Whiteouts::Keep {
+            count_kind(&mut self.work.counts, &entry);
+        } else {
             count(&mut self.work.counts, &entry)?;
             let (dir, _) = split(&entry.path);
             match entry.role()? {
@@ -255,7 +257,7 @@ impl DirSink {
         loop {
             match Stream::create(&dir, name, meta, size, &work.batch)? {
                 Ok(stream) => {
-                    work.unsettled.add(dir.id, name);
+                    work.unsettled.add(&dir.path, name);
                     self.current = Current::Large(stream);
                     return Ok(());
                 }
@@ -344,7 +346,7 @@ impl DirSink {
         match mem::replace(&mut self.current, Current::None) {
             Current::None => {}
             Current::Small(job) => {
-                work.unsettled.add(job.dir.id, &job.name);
+                work.unsettled.add(&job.dir.path, &job.name);
                 work.jobs_bytes += job.size;
                 work.jobs.push(job);
                 if work.jobs.len() >= JOBS || work.jobs_bytes >= JOB_BYTES {
