@@ -22,8 +22,11 @@ use unlade_graph::{
     erofs_driver::{ErofsDriver, Way},
 };
 
+/// Where it is, the driver, the tars of two layers, and their names in it.
+type Rig = (tempfile::TempDir, ErofsDriver, Vec<Vec<u8>>, Vec<LayerId>);
+
 /// A driver on an ordinary directory, and two layers in it.
-fn driver() -> Option<(tempfile::TempDir, ErofsDriver, Vec<Vec<u8>>, Vec<LayerId>)> {
+fn driver() -> Option<Rig> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root may mount");
         return None;

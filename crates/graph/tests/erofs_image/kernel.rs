@@ -53,8 +53,10 @@ pub(crate) fn apply(layers: &[PathBuf], root: &Path, unpacker: &Unpacker) -> Res
     let mut sink = unpacker.dir_sink(root.into(), DirOptions::default())?;
     for layer in layers {
         let source = FileSource::new(File::open(layer).unwrap()).unwrap();
-        let mut expect = Expect::default();
-        expect.compression = Some(Compression::None);
+        let expect = Expect {
+            compression: Some(Compression::None),
+            ..Expect::default()
+        };
         unpacker.run(source, expect, &mut sink)?;
     }
     Ok(())
