@@ -1,5 +1,5 @@
 //! The store when processes die, disks fill up and fail, and machines go down.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::exit, clippy::unwrap_used)]
 
 mod support {
     #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part")]
@@ -171,12 +171,19 @@ mod sweeps {
         "driver-renamed",
     ];
 
-    /// Runs `job` on copies of `seed` and stops it at every point, each time it is passed.
-    fn sweep(seed: &Path, jobs: &[&str], action: &str, then: impl Fn(&Home, &str)) -> usize {
+    /// Runs the jobs on copies of `seed` and stops them at every point that is `wanted`, each
+    /// time it is passed.
+    fn sweep(
+        seed: &Path,
+        jobs: &[&str],
+        action: &str,
+        wanted: impl Fn(&str) -> bool,
+        then: impl Fn(&Home, &str),
+    ) -> usize {
         let dir = tempfile::tempdir().unwrap();
         let mut runs = 0;
         for job in jobs {
-            for point in POINTS {
+            for point in POINTS.iter().filter(|p| wanted(p)) {
                 for n in 1.. {
                     let root = dir.path().join("store");
                     copy(seed, &root);
@@ -224,28 +231,34 @@ mod sweeps {
 
     #[test]
     fn killed_at_every_step() {
-        let seed = seeded();
-        let runs = sweep(seed.path(), &["pull", "remove", "flush"], "kill", finish);
-        assert!(runs > 60, "{runs}");
+        let (seed, all) = (seeded(), |_: &str| true);
+        let jobs = ["pull", "remove", "flush"];
+        assert!(sweep(seed.path(), &jobs, "kill", all, finish) > 60);
         let empty = tempfile::tempdir().unwrap();
-        let runs = sweep(empty.path(), &["pull"], "kill", finish);
-        assert!(runs > 40, "{runs}");
+        assert!(sweep(empty.path(), &["pull"], "kill", all, finish) > 40);
     }
 
     #[test]
     fn failing_at_every_step() {
         let seed = seeded();
-        for action in ["EIO", "ENOSPC", "EMFILE"] {
-            let runs = sweep(seed.path(), &["pull", "remove"], action, finish);
-            assert!(runs > 50, "{runs}");
-        }
+        let jobs = ["pull", "remove"];
+        assert!(sweep(seed.path(), &jobs, "EIO", |_| true, finish) > 50);
+        let opened = |p: &str| p == "store-open";
+        assert!(sweep(seed.path(), &jobs, "EMFILE", opened, finish) > 5);
+        let written = |p: &str| ["store-write", "store-commit", "store-rename"].contains(&p);
+        assert!(sweep(seed.path(), &jobs, "ENOSPC", written, finish) > 10);
         // A flush that fails costs what was not flushed, and that is not listed any more.
-        let runs = sweep(seed.path(), &["flush"], "EIO", |home, what| {
-            let lost = what.contains("flush:") || what.contains("syncfs");
-            if lost {
-                assert!(home.store.images().unwrap().is_empty(), "{what}");
-            }
-        });
+        let runs = sweep(
+            seed.path(),
+            &["flush"],
+            "EIO",
+            |_| true,
+            |home, what| {
+                if what.contains("flush:1:") || what.contains("syncfs:1:") {
+                    assert!(home.store.images().unwrap().is_empty(), "{what}");
+                }
+            },
+        );
         assert!(runs > 4, "{runs}");
     }
 }

@@ -150,6 +150,32 @@ fn a_lost_database_is_never_an_empty_store() {
 }
 
 #[test]
+fn a_rebuild_that_was_cut_off_is_begun_again() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let db = dir.path().join("unlade.db");
+    // As after a kill in the middle: put aside, and the new one not yet in place.
+    fs::rename(&db, dir.path().join("unlade.db.damaged-1")).unwrap();
+    fs::write(dir.path().join("unlade.db.new"), "half").unwrap();
+    assert_eq!(refused(dir.path()).kind(), Kind::Integrity);
+    let (home, rebuilt) = rebuild(dir.path());
+    assert_eq!((rebuilt.images, rebuilt.names), (2, 2));
+    assert_eq!(home.names().len(), 2);
+    assert_eq!(home.store.resolve("a").unwrap().repo_digests.len(), 1);
+    home.assert_clean();
+    assert!(!dir.path().join("unlade.db.new").exists());
+    // A newer one is not touched.
+    drop(home);
+    let c = rusqlite::Connection::open(&db).unwrap();
+    c.pragma_update(None, "user_version", 99).unwrap();
+    let options = StoreOptions::new(dir.path(), "copy");
+    let driver = FakeDriver::new(dir.path());
+    let e = Store::rebuild(&options, &driver, &Cancel::new()).unwrap_err();
+    assert_eq!(e.kind(), Kind::Unsupported);
+    assert!(db.exists());
+}
+
+#[test]
 fn every_damaged_page_is_found_and_names_are_saved() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
@@ -329,7 +355,7 @@ fn records_that_contradict_the_documents_are_found() {
     let db = rusqlite::Connection::open(dir.path().join("unlade.db")).unwrap();
     for (update, part) in [
         (
-            "UPDATE image_layers SET diff_id = replace(diff_id, 'a', 'b')",
+            "UPDATE image_layers SET diff_id = replace(diff_id, '4', '5')",
             "other layers",
         ),
         (
@@ -342,6 +368,14 @@ fn records_that_contradict_the_documents_are_found() {
             "damaged",
         ),
         ("UPDATE blobs SET digest = upper(digest)", "digest"),
+        (
+            "UPDATE names SET name = replace(name, 'b', 'c')",
+            "tag the image again",
+        ),
+        (
+            "UPDATE names SET manifest = replace(manifest, '4', '5')",
+            "tag the image again",
+        ),
     ] {
         assert!(db.execute(update, []).unwrap() > 0);
         let home = open_in(dir.path(), BOOT).unwrap();
@@ -413,6 +447,12 @@ fn a_full_disk_is_said_and_can_be_emptied() {
     );
     drop(lease);
     drop(home);
+    assert_eq!(fs::read_dir(root.join("blobs/ingest")).unwrap().count(), 0);
+    let filler = fs::File::create(root.join("filler")).unwrap();
+    let mut at = 0;
+    while filler.write_at(&[1; 4096], at).is_ok() {
+        at += 4096;
+    }
     assert_eq!(rustix::fs::statvfs(root).unwrap().f_bavail, 0);
     // Full at the start: opened, listed, and made less full.
     let home = open_in(root, BOOT).unwrap();

@@ -59,6 +59,8 @@ pub enum Object {
     Layer(String),
     /// An image, by its id.
     Image(String),
+    /// A name of an image.
+    Name(String),
     /// A file that is no object of the store.
     File(String),
     /// What a process that is gone protected.
@@ -117,6 +119,7 @@ impl fmt::Display for Finding {
             Object::Blob(name) => write!(f, "blob {name}"),
             Object::Layer(name) => write!(f, "layer {name}"),
             Object::Image(name) => write!(f, "image {name}"),
+            Object::Name(name) => write!(f, "name `{name}`"),
             Object::File(name) => write!(f, "file `{name}`"),
             Object::Lease(what) => write!(f, "lease of `{what}`"),
         }?;
@@ -171,6 +174,7 @@ impl Store {
                 self.presence(driver, &mut report)?;
                 self.contents(driver, options, &mut report)?;
                 self.whole_images(&mut report)?;
+                self.names(&mut report)?;
             }
             Ok(())
         })();
@@ -375,6 +379,32 @@ impl Store {
                 let object = Object::Image(image.id.to_string());
                 report.add(object, Problem::Incomplete, Remedy::Fetch, detail);
             }
+        }
+        Ok(())
+    }
+
+    /// Names against their checksums: nothing but the database knows them.
+    fn names(&self, report: &mut CheckReport) -> Result<()> {
+        let wrong = self.0.db.read(|c| {
+            let mut select = c.prepare(
+                "SELECT n.name, n.manifest, i.digest, n.sum FROM names n
+                 JOIN images i ON i.key = n.image WHERE n.driver = ?1",
+            )?;
+            let mut rows = select.query([self.driver()])?;
+            let mut wrong = Vec::new();
+            while let Some(row) = rows.next()? {
+                let name: String = row.get(0)?;
+                let sum =
+                    images::name_sum(&name, &row.get::<_, String>(1)?, &row.get::<_, String>(2)?);
+                if sum != row.get::<_, i64>(3)? {
+                    wrong.push(name);
+                }
+            }
+            Ok(wrong)
+        })?;
+        for name in wrong {
+            let detail = "its record is damaged: tag the image again";
+            report.add(Object::Name(name), Problem::Damaged, Remedy::Sweep, detail);
         }
         Ok(())
     }

@@ -158,6 +158,10 @@ impl Store {
     /// Protects a blob that is there; whether it is.
     pub(super) fn hold_blob(&self, lease: LeaseId, digest: &Digest, size: u64) -> Result<bool> {
         let path = self.0.home.blob(digest);
+        // Without a lock first: most are not there, and whoever waits asks often.
+        if self.0.db.read(|c| trusted(c, digest, self.boot()))? != Some(size) {
+            return Ok(false);
+        }
         self.0.db.write(Commit::Lazy, |tx| {
             leases::check(tx, lease)?;
             if trusted(tx, digest, self.boot())? != Some(size) {
@@ -210,9 +214,9 @@ impl Store {
             })?;
         }
         let renamed = (|| {
-            rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
             fault::point("store-rename")?;
             fs::rename(from, &to)?;
+            rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
             fault::point("store-renamed")
         })();
         renamed.map_err(host("publish", &to))?;

@@ -149,6 +149,17 @@ impl Db {
         done.map_err(|e| explain(&self.path, "checkpoint", e))
     }
 
+    /// Copies all of the log into the database and closes it: one file, on disk.
+    pub(super) fn settle(self) -> Result<()> {
+        let writer = self
+            .writer
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(self.readers);
+        let done = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        done.map_err(|e| explain(&self.path, "checkpoint", e))
+    }
+
     fn explain(&self, doing: &str, fail: Fail) -> Error {
         match fail {
             Fail::Ours(e) => e,

@@ -163,7 +163,8 @@ impl Store {
             return Err(poisoned());
         }
         let Some(what) = self.unflushed()? else {
-            return Ok(());
+            // Images and names may be recorded and not on disk.
+            return self.0.db.checkpoint();
         };
         if let Err(e) = self.sync(driver) {
             tracing::warn!(error = %e, "the flush of the store failed: what it was for is dropped");

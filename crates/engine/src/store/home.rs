@@ -34,6 +34,7 @@ const KNOWN: &[&str] = &[
 #[derive(Debug, Clone)]
 pub(super) struct Home {
     root: PathBuf,
+    db: PathBuf,
 }
 
 /// A `flock` that is held until this is dropped.
@@ -49,6 +50,15 @@ impl Home {
     pub(super) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            db: root.join("unlade.db"),
+        }
+    }
+
+    /// With a database of another name.
+    pub(super) fn with_db(&self, name: &str) -> Self {
+        Self {
+            root: self.root.clone(),
+            db: self.root.join(name),
         }
     }
 
@@ -56,8 +66,8 @@ impl Home {
         &self.root
     }
 
-    pub(super) fn db(&self) -> PathBuf {
-        self.root.join("unlade.db")
+    pub(super) fn db(&self) -> &Path {
+        &self.db
     }
 
     /// `blobs/<algorithm>`, where verified blobs lie under their hex digits.
@@ -141,7 +151,7 @@ impl Home {
             }
         }
         let layout = root.join("oci-layout");
-        if !layout.exists() {
+        if !fs::read(&layout).is_ok_and(|text| text == OCI_LAYOUT.as_bytes()) {
             fs::write(&layout, OCI_LAYOUT).map_err(host("write", &layout))?;
         }
         Ok(())
@@ -198,7 +208,7 @@ impl Home {
 
     /// Sees to it that there is a sound database of today's format, or says what is wrong.
     pub(super) fn ready(&self) -> Result<()> {
-        let path = self.db();
+        let path = self.db().to_owned();
         if let Found::Sound(version) = self.look()?
             && version == schema::current()
         {
@@ -227,8 +237,13 @@ impl Home {
         }
     }
 
+    /// Whether a newer program has written the database.
+    pub(super) fn is_newer(&self) -> bool {
+        self.look().is_err_and(|e| e.kind() == Kind::Unsupported)
+    }
+
     fn look(&self) -> Result<Found> {
-        let path = self.db();
+        let path = self.db().to_owned();
         let damaged = |what: &str| {
             let m = format!("the store's database `{}` {what}", path.display());
             Error::new(Kind::Integrity, m).with_hint(db::REPAIR)

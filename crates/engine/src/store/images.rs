@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use unlade_unpack::Digest;
+use unlade_unpack::{Algorithm, Digest};
 
 use super::{
     Durability, Store, content,
@@ -118,7 +118,7 @@ impl Store {
             .iter()
             .map(|n| full_name(n))
             .collect::<Result<Vec<_>>>()?;
-        let now = i64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+        let now = jiff::Timestamp::now().as_second();
         let sync = self.durability() == Durability::Sync;
         let commit = if sync { Commit::Durable } else { Commit::Lazy };
         self.0.db.write(commit, |tx| {
@@ -197,7 +197,7 @@ impl Store {
             let suspect = self.suspect_images(c)?;
             let mut images = load(c, self.driver(), None)?;
             images.retain(|i| !i.broken && !suspect.contains(&i.key));
-            images.sort_by(|a, b| (b.created, b.stored, b.id).cmp(&(a.created, a.stored, a.id)));
+            images.sort_by_key(|i| std::cmp::Reverse((i.created, i.stored, i.id)));
             Ok(images)
         })
     }
@@ -366,12 +366,31 @@ pub(super) fn put_name(
     key: i64,
     manifest: &Digest,
 ) -> Tx<()> {
+    let select = "SELECT digest FROM images WHERE key = ?1";
+    let image: String = tx.query_row(select, [key], |r| r.get(0))?;
+    let manifest = manifest.to_string();
     tx.execute(
-        "INSERT INTO names (driver, name, image, manifest) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT DO UPDATE SET image = ?3, manifest = ?4",
-        params![driver, name, key, manifest.to_string()],
+        "INSERT INTO names (driver, name, image, manifest, sum) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT DO UPDATE SET image = ?3, manifest = ?4, sum = ?5",
+        params![
+            driver,
+            name,
+            key,
+            manifest,
+            name_sum(name, &manifest, &image)
+        ],
     )?;
     Ok(())
+}
+
+/// Checksum of a name's record.
+pub(super) fn name_sum(name: &str, manifest: &str, image: &str) -> i64 {
+    let text = format!("{name} {manifest} {image}");
+    let sum = Digest::of(Algorithm::Sha256, text.as_bytes());
+    sum.value()
+        .iter()
+        .take(8)
+        .fold(0, |sum, byte| sum << 8 | i64::from(*byte))
 }
 
 /// All images of a driver or one, broken ones too, in the order of their keys.

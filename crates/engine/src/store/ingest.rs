@@ -141,9 +141,7 @@ impl Store {
             self.record_blob(lease, digest, size)?;
             return Ok(true);
         }
-        if !recorded && verdict == Verdict::Damaged {
-            self.discard(&path)?;
-        }
+        // A damaged one stays until the good one replaces it.
         self.0.half_done.end(lease);
         Ok(recorded)
     }
@@ -238,7 +236,7 @@ impl BlobWriter {
     ///
     /// # Errors
     /// [`Kind::Integrity`] for more than the size that was announced; nothing of them is written
-    /// then. [`Kind::Host`] if the disk refuses.
+    /// then. [`Kind::Host`] if the disk refuses; if it is full, what was there is given up.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let end = self.at + bytes.len() as u64;
         if end > self.size {
@@ -250,9 +248,16 @@ impl BlobWriter {
                 .with_hint("the registry sends something else than the manifest says"));
         }
         fault::point("store-write").map_err(host("write", &self.path))?;
-        let written = self.file.write_all_at(bytes, self.at);
-        written.map_err(host("write", &self.path))?;
-        self.at = end;
+        match self.file.write_all_at(bytes, self.at) {
+            Ok(()) => self.at = end,
+            Err(e) => {
+                // A part that fills the disk helps nobody.
+                if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
+                    self.restart()?;
+                }
+                return Err(host("write", &self.path)(e));
+            }
+        }
         Ok(())
     }
 

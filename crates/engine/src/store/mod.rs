@@ -132,15 +132,19 @@ impl Store {
     /// for a database that is damaged, or is gone while objects are there; [`Kind::Conflict`]
     /// for a directory that is used for something else.
     pub fn open(options: &StoreOptions) -> Result<Self> {
-        let boot = match &options.boot_id {
-            Some(id) => id.clone(),
-            None => durability::boot_id()?,
-        };
         let home = home::Home::new(&options.root);
         home.prepare()?;
         let root = File::open(home.root()).map_err(home::host("open", home.root()))?;
         home.ready()?;
-        let db = db::Db::open(&home.db())?;
+        Self::assemble(options, home, root)
+    }
+
+    fn assemble(options: &StoreOptions, home: home::Home, root: File) -> Result<Self> {
+        let boot = match &options.boot_id {
+            Some(id) => id.clone(),
+            None => durability::boot_id()?,
+        };
+        let db = db::Db::open(home.db())?;
         Ok(Self(Arc::new(Inner {
             options: options.clone(),
             home,

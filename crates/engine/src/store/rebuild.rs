@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rusqlite::{Connection, OpenFlags, params};
@@ -23,7 +24,7 @@ use super::{
     remove::chain_id,
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     image::{Config, Document, Manifest, config, manifest},
 };
 
@@ -49,6 +50,8 @@ struct Old {
     tar_bytes: HashMap<Digest, u64>,
 }
 
+/// The files of a database.
+const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 const MEDIA_TYPES: [&str; 2] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -67,27 +70,30 @@ impl Store {
     ) -> Result<(Self, Rebuilt)> {
         let home = home::Home::new(&options.root);
         home.prepare()?;
+        if home.is_newer() {
+            return Self::open(options).map(|store| (store, Rebuilt::default()));
+        }
+        let _lock = home.flush_lock()?;
         let mut rebuilt = Rebuilt::default();
-        let mut old = Old::default();
+        let new = home.with_db("unlade.db.new");
         {
             let _lock = home.lock(true)?;
-            if home.db().exists() {
-                let aside = free_name(&home.db());
-                for suffix in ["", "-wal", "-shm"] {
-                    let (from, to) = (with_suffix(&home.db(), suffix), with_suffix(&aside, suffix));
-                    match fs::rename(&from, &to) {
-                        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                            return Err(host("put aside", &from)(e));
-                        }
-                        _ => {}
-                    }
+            rebuilt.old = put_aside(home.db())?;
+            for suffix in SUFFIXES {
+                let left = with_suffix(new.db(), suffix);
+                if left.exists() {
+                    fs::remove_file(&left).map_err(host("remove", &left))?;
                 }
-                old = salvage(&aside, &options.driver);
-                rebuilt.old = Some(aside);
             }
-            super::schema::create(&home.db())?;
+            super::schema::create(new.db())?;
         }
-        let store = Self::open(options)?;
+        let old = rebuilt
+            .old
+            .as_deref()
+            .map(|path| salvage(path, &options.driver));
+        let old = old.unwrap_or_default();
+        let root = fs::File::open(home.root()).map_err(host("open", home.root()))?;
+        let store = Self::assemble(options, new.clone(), root)?;
         // Without the strays being swept: they are what it is to be built from.
         store.mark_recovered()?;
         let lease = store.lease("rebuild")?;
@@ -113,7 +119,17 @@ impl Store {
                 store.add_image(&lease, &image)?;
             }
         }
-        Ok((store, rebuilt))
+        drop(lease);
+        let inner = Arc::into_inner(store.0);
+        let inner = inner.ok_or_else(|| Error::new(Kind::Bug, "the new database is in use"))?;
+        inner.db.settle()?;
+        // Until here there is no database, and everybody is told so.
+        for suffix in &SUFFIXES[1..] {
+            let _ = fs::remove_file(with_suffix(new.db(), suffix));
+        }
+        let renamed = fs::rename(new.db(), home.db());
+        renamed.map_err(host("put in place", new.db()))?;
+        Ok((Self::open(options)?, rebuilt))
     }
 
     /// Records the blobs that hold; the others are discarded.
@@ -259,16 +275,24 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     text.into()
 }
 
-/// A name beside `path` that is not taken.
-fn free_name(path: &Path) -> PathBuf {
-    let mut n = 1;
-    loop {
-        let name = with_suffix(path, &format!(".damaged-{n}"));
-        if !name.exists() {
-            return name;
-        }
-        n += 1;
+/// Renames a database; one that was put aside before if there is none.
+fn put_aside(db: &Path) -> Result<Option<PathBuf>> {
+    let name = |n: usize| with_suffix(db, &format!(".damaged-{n}"));
+    let taken = (1..).take_while(|n| name(*n).exists()).last();
+    if !db.exists() {
+        return Ok(taken.map(name));
     }
+    let aside = name(taken.unwrap_or(0) + 1);
+    for suffix in SUFFIXES {
+        let (from, to) = (with_suffix(db, suffix), with_suffix(&aside, suffix));
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(host("put aside", &from)(e));
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(aside))
 }
 
 /// Reads what can be read. Damage ends a table, not the rest.

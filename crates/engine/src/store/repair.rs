@@ -83,6 +83,12 @@ impl Store {
                     tx.execute(update, params![self.driver(), id])?;
                 }
             }
+            for finding in &report.findings {
+                if let Object::Name(name) = &finding.object {
+                    let delete = "DELETE FROM names WHERE driver = ?1 AND name = ?2";
+                    tx.execute(delete, params![self.driver(), name])?;
+                }
+            }
             self.drop_dead_leases(tx)?;
             Ok(())
         })?;

@@ -105,6 +105,7 @@ CREATE TABLE names (
   name TEXT NOT NULL,
   image INTEGER NOT NULL REFERENCES images ON DELETE CASCADE,
   manifest TEXT NOT NULL,
+  sum INTEGER NOT NULL,
   PRIMARY KEY (driver, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX names_image ON names (image);

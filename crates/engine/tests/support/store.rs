@@ -247,7 +247,7 @@ pub fn fill(root: &Path, images: usize, layers: usize) {
         }
         let repo = format!("registry.example/r{}/image", n % 100);
         run(
-            "INSERT INTO names VALUES ('copy', ?1, ?2, ?3)",
+            "INSERT INTO names VALUES ('copy', ?1, ?2, ?3, 0)",
             &[&format!("{repo}:v{n}"), &key, &manifest],
         );
         run(
