@@ -77,6 +77,28 @@ pub(crate) fn usage() -> Usage {
     Usage {
         user: seconds(usage.ru_utime),
         system: seconds(usage.ru_stime),
-        peak_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        peak_rss_bytes: peak_rss_bytes()
+            .unwrap_or_else(|| u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024),
+    }
+}
+
+/// The most that this program has held. `ru_maxrss` also counts what the process was before it
+/// became this program.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_of_this_program() {
+        let peak = peak_rss_bytes().unwrap();
+        assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
+        assert!(usage().peak_rss_bytes >= peak);
     }
 }

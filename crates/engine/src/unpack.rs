@@ -13,7 +13,10 @@ use std::{
     time::Instant,
 };
 
-use rustix::fs::{Mode, OFlags, fchmod, mkdirat, openat};
+use rustix::{
+    fs::{Mode, OFlags, XattrFlags, fchmod, fremovexattr, fsetxattr, mkdirat, openat},
+    io::Errno,
+};
 use unlade_unpack::{
     Cancel, Digest, DirOptions, Error, Expect, IoChoice, Kind, Layer, LayerReport, Limits,
     NullSink, Owners, Progress, Result, Sink, Unpacker, Whiteouts,
@@ -22,7 +25,7 @@ use unlade_unpack::{
 use crate::{
     dest::{Dest, Staging},
     image::Platform,
-    source::{self, Image, LayerBlob, Opening, Scratch, Source},
+    source::{self, Image, LayerBlob, Opening, Scheme, Scratch, Source},
     sys,
 };
 
@@ -147,6 +150,9 @@ pub fn unpack(mut request: UnpackRequest) -> Result<UnpackReport> {
         }
         None => Scratch::system(),
     };
+    if let Some(dest) = &dest {
+        spare_the_source(&request.source, dest)?;
+    }
     let image = source::open(
         &request.source,
         &Opening {
@@ -163,6 +169,9 @@ pub fn unpack(mut request: UnpackRequest) -> Result<UnpackReport> {
         None => (run.all(|_, layer| layer.apply(&mut NullSink::new()))?, None),
         Some(dest) => {
             let staging = dest.stage()?;
+            if request.whiteouts == Whiteouts::Overlay {
+                check_trusted(&staging)?;
+            }
             let layers = run.into_tree(&staging)?;
             if request.cancel.is_cancelled() {
                 return Err(Error::new(Kind::Cancelled, "cancelled"));
@@ -183,6 +192,26 @@ pub fn unpack(mut request: UnpackRequest) -> Result<UnpackReport> {
         peak_rss_bytes: usage.peak_rss_bytes,
         left_behind,
     })
+}
+
+/// Refuses a destination that would be removed together with the source.
+fn spare_the_source(source: &Source, dest: &Dest) -> Result<()> {
+    if source.is_stdin() {
+        return Ok(());
+    }
+    let (path, _) = source.locate()?;
+    let blobs = path.join("blobs");
+    let in_blobs = source.scheme() == Scheme::Oci
+        && dest.path().canonicalize().is_ok_and(|dest| {
+            blobs
+                .canonicalize()
+                .is_ok_and(|blobs| dest.starts_with(blobs))
+        });
+    if in_blobs || dest.holds(&path) {
+        let m = format!("`{}` holds the image itself", dest.path().display());
+        return Err(Error::new(Kind::Host, m).with_hint("choose another destination"));
+    }
+    Ok(())
 }
 
 /// The layers of an image on their way.
@@ -309,6 +338,24 @@ impl<'a> Run<'a> {
             .as_ref()
             .map(|watch| watch(n, count, layer.size));
         self.unpacker.start(layer.open()?, expect, progress)
+    }
+}
+
+/// Fails if this process may not set the attributes that make directories opaque to overlayfs.
+fn check_trusted(staging: &Staging) -> Result<()> {
+    const PROBE: &str = "trusted.unlade.probe";
+    match fsetxattr(staging.tree(), PROBE, b"y", XattrFlags::empty()) {
+        Err(e @ (Errno::PERM | Errno::ACCESS)) => Err(Error::host(
+            "set attributes in the namespace `trusted`, as --whiteouts overlay does",
+            e,
+        )
+        .with_hint(
+            "run as root, or use --whiteouts overlay-userxattr and mount with `-o userxattr`",
+        )),
+        // Where the file system has none, an image may do without.
+        Err(_) => Ok(()),
+        Ok(()) => fremovexattr(staging.tree(), PROBE)
+            .map_err(|e| Error::host("remove an extended attribute", e)),
     }
 }
 

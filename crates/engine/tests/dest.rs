@@ -406,6 +406,182 @@ fn root_an_ordinary_user_can_unpack() {
     assert_eq!(names(dir.path()), ["report", "root", "unlade"]);
 }
 
+/// Runs the command as an ordinary user, in a directory that is theirs.
+struct AsUser {
+    dir: tempfile::TempDir,
+    command: std::path::PathBuf,
+}
+
+impl AsUser {
+    const ID: u32 = 65534;
+
+    fn new() -> Self {
+        let dir = temp();
+        let command = dir.path().join("unlade");
+        fs::copy(binary(), &command).unwrap();
+        if is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(Self::ID), Some(Self::ID)).unwrap();
+        }
+        Self { dir, command }
+    }
+
+    fn unpack(&self, source: &str, extra: &[&str]) -> std::process::Output {
+        let mut c = Command::new(&self.command);
+        c.args(["unpack", source, "root"])
+            .args(extra)
+            .current_dir(self.dir.path());
+        if is_root() {
+            c.uid(Self::ID).gid(Self::ID);
+        }
+        c.output().unwrap()
+    }
+}
+
+#[test]
+fn ordinary_users_get_roots_that_are_not_theirs_to_write() {
+    let user = AsUser::new();
+    let dest = user.dir.path().join("root");
+    for mode in [0o555, 0, 0o2755, 0o555] {
+        let mut b = tar::Builder::new(Vec::new());
+        for (name, mode) in [("./", mode), ("d/", 0o555)] {
+            let mut h = tar::Header::new_gnu();
+            h.set_entry_type(tar::EntryType::Directory);
+            h.set_mode(mode);
+            h.set_size(0);
+            h.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+            h.set_cksum();
+            b.append(&h, &b""[..]).unwrap();
+        }
+        let tar = b.into_inner().unwrap();
+        let layer = Layer {
+            blob: tar.clone(),
+            tar,
+            media_type: LAYER.into(),
+        };
+        let layout = Layout::with(&[layer, Layer::plain(&[("f", "1")])]);
+        // The tree that is replaced is closed too, but for the first.
+        let out = user.unpack(&layout.source(""), &["--force"]);
+        assert!(out.status.success(), "{mode:o}: {}", text(&out.stderr));
+        assert_eq!(out.stderr, b"", "{}", text(&out.stderr));
+        assert_eq!(fs::metadata(&dest).unwrap().mode() & 0o7777, mode);
+        assert_eq!(names(user.dir.path()), ["root", "unlade"]);
+    }
+    // For whoever removes the directory.
+    fs::set_permissions(&dest, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn ordinary_users_are_told_of_the_other_overlay_attributes() {
+    let user = AsUser::new();
+    let layout = Layout::with(&two_layers());
+    let out = user.unpack(&layout.source(""), &["--whiteouts=overlay"]);
+    let e = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{e}");
+    assert!(
+        e.contains("\nhint: ") && e.contains("overlay-userxattr"),
+        "{e}"
+    );
+    assert_eq!(names(user.dir.path()), ["unlade"]);
+    let out = user.unpack(&layout.source(""), &["--whiteouts=overlay-userxattr"]);
+    let e = text(&out.stderr);
+    assert!(out.status.success() || !e.contains("trusted"), "{e}");
+}
+
+#[test]
+fn the_source_and_the_report_are_spared() {
+    let dir = temp();
+    let layout = Layout::with(&two_layers());
+    let img = dir.path().join("images/img");
+    fs::create_dir_all(img.parent().unwrap()).unwrap();
+    fs::rename(layout.path(), &img).unwrap();
+    let before = tree_names(dir.path());
+    let source = format!("oci:{}", img.display());
+    let blobs = img.join("blobs");
+    for dest in [&img, img.parent().unwrap(), &blobs, &blobs.join("sha256")] {
+        let out = try_unpack(&source, dest, &["--force"]);
+        let e = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{e}");
+        assert!(
+            e.contains("the image itself") && e.contains("hint: "),
+            "{e}"
+        );
+        assert_eq!(tree_names(dir.path()), before);
+    }
+    let dest = dir.path().join("root");
+    for made in [false, true] {
+        if made {
+            fs::create_dir(&dest).unwrap();
+        }
+        for report in ["root/report", "./root/../root/x", "root"] {
+            let report = dir.path().join(report);
+            let out = try_unpack(&source, &dest, &["--report", report.to_str().unwrap()]);
+            let e = text(&out.stderr);
+            assert_eq!(out.status.code(), Some(1), "{e}");
+            assert!(e.contains("hint: "), "{e}");
+            assert!(!made || e.contains("would be in the destination"), "{e}");
+            assert!(!made || names(&dest).is_empty());
+        }
+    }
+    let report = dir.path().join("report");
+    unpack(&source, &dest, &["--report", report.to_str().unwrap()]);
+    assert_eq!(tree(&dest), two_layers_tree());
+}
+
+fn tree_names(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            found.push(entry.path().display().to_string());
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn fifos_can_be_cancelled_and_time_out() {
+    let dir = temp();
+    let fifo = dir.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+    let start = |scheme: &str, extra: &[&str]| {
+        Command::new(binary())
+            .args(["unpack", &format!("{scheme}:{}", fifo.display()), "root"])
+            .args(extra)
+            .current_dir(dir.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    // First nobody opens it for writing, then somebody who writes nothing.
+    let mut writer = None;
+    for _ in 0..2 {
+        for scheme in ["layer", "docker-archive", "oci-archive"] {
+            let at = Instant::now();
+            let child = start(scheme, &[]);
+            std::thread::sleep(Duration::from_millis(300));
+            send(&child, Signal::INT);
+            let out = child.wait_with_output().unwrap();
+            assert_eq!(out.status.code(), Some(130), "{}", text(&out.stderr));
+            let out = start(scheme, &["--limit-idle=0.3"]).wait_with_output();
+            let e = text(&out.unwrap().stderr);
+            assert!(e.contains("gave no byte"), "{e}");
+            assert!(at.elapsed() < Duration::from_secs(10), "{:?}", at.elapsed());
+        }
+        // Opened for both, it does not wait for a reader.
+        let both = fs::OpenOptions::new().read(true).write(true).open(&fifo);
+        writer = Some(both.unwrap());
+    }
+    drop(writer);
+    assert_eq!(names(dir.path()), ["fifo"]);
+}
+
 #[test]
 fn root_owners_are_mapped() {
     if skip_unless_root("root_owners_are_mapped") {

@@ -204,15 +204,73 @@ fn indexes() {
         &refuse(&layout.source(""), amd64),
         &["more than 10000 index entries"],
     );
-    // Few documents, but each leads to the next one many times.
-    let mut fan = image;
+    // Few documents, but each leads to the next one many times: each is read once.
+    let mut fan = image.clone();
     for _ in 0..8 {
         fan = layout.nested(&vec![fan; 30]);
     }
     layout.index(&[fan]);
+    unpack(&layout.source(""), &dir.path().join("fan"), amd64);
+    let far = with(
+        image.clone(),
+        "annotations",
+        json!({ "pad": "x".repeat(3 << 20) }),
+    );
+    let large = layout.nested(&[platform(far, "plan9", "mips")]);
+    layout.index(&[layout.nested(&vec![large; 9_990])]);
+    let refused = refuse(&layout.source(""), amd64);
+    says(&refused, &["no image for linux/amd64", "plan9/mips"]);
+    let e = refuse(
+        &layout.source(&format!("@sha256:{}", "0".repeat(64))),
+        amd64,
+    );
+    says(&e, &["no image sha256:0000"]);
+    // Many large ones.
+    let many: Vec<Value> = (0..22)
+        .map(|n| {
+            let pad = format!("{n}{}", "x".repeat(3 << 20));
+            let far = with(image.clone(), "annotations", json!({ "pad": pad }));
+            layout.nested(&[platform(far, "plan9", "mips")])
+        })
+        .collect();
+    layout.index(&[layout.nested(&many)]);
     says(
         &refuse(&layout.source(""), amd64),
-        &["more than 10000 index entries"],
+        &["more than 64 MiB of indexes"],
+    );
+}
+
+#[test]
+fn a_platform_that_only_the_index_says() {
+    let layout = Layout::new();
+    let arm = platform(
+        layout.image_for(&two_layers(), "linux", "arm64"),
+        "linux",
+        "amd64",
+    );
+    layout.index(&[layout.nested(std::slice::from_ref(&arm))]);
+    let amd64 = &["--platform=linux/amd64"];
+    let e = refuse(&layout.source(""), amd64);
+    says(
+        &e,
+        &["is for linux/arm64/v8, not for linux/amd64", "@DIGEST"],
+    );
+    layout.index(&[arm]);
+    let e = refuse(&layout.source(""), amd64);
+    says(&e, &["is for linux/arm64/v8, not for linux/amd64"]);
+    // Configs leave out variants.
+    let v6 = layout.image_for(&two_layers(), "linux", "arm");
+    let v6 = with(
+        v6,
+        "platform",
+        json!({ "os": "linux", "architecture": "arm", "variant": "v6" }),
+    );
+    layout.index(&[layout.nested(&[v6])]);
+    let dir = temp();
+    unpack(
+        &layout.source(""),
+        &dir.path().join("arm"),
+        &["--platform=linux/arm/v6"],
     );
 }
 

@@ -88,7 +88,15 @@ pub(crate) fn failed(name: &[u8], e: Errno, note: &mut Note<'_>) -> Result<()> {
         Errno::INVAL => note(name, "the kernel takes its value for invalid"),
         _ => {
             let doing = format!("set the extended attribute `{}`", show(name));
-            return Err(Error::host(doing, e));
+            let failed = Error::host(doing, e);
+            // What ext4 says, with all the disk free, when a file's attributes do not fit a block.
+            return Err(match e {
+                Errno::NOSPC | Errno::TOOBIG => failed.with_hint(
+                    "the file system is full, or cannot hold attributes that large (ext4: 4 KiB \
+                     in all): free space, or unpack to xfs or btrfs",
+                ),
+                _ => failed,
+            });
         }
     }
     Ok(())
@@ -181,6 +189,15 @@ pub(crate) fn mark_opaque(fd: BorrowedFd<'_>, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_that_do_not_fit_are_an_error_with_a_hint() {
+        for e in [Errno::NOSPC, Errno::TOOBIG] {
+            let e = failed(b"user.a", e, &mut |_, _| {}).unwrap_err();
+            assert!(e.hint().is_some_and(|h| h.contains("xfs")), "{e}");
+        }
+        assert!(failed(b"user.a", Errno::OPNOTSUPP, &mut |_, _| {}).is_ok());
+    }
 
     #[test]
     fn the_allow_list() {

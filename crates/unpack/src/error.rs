@@ -79,8 +79,8 @@ impl Error {
 
     /// A failed call to the host; `doing` names the call and its object.
     pub fn host(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        let source = source.into();
-        let hint = hint_for(&source);
+        let (doing, source) = (doing.into(), source.into());
+        let hint = hint_for(&doing, &source);
         let mut e = Self::new(Kind::Host, doing);
         e.0.source = Some(source);
         e.0.hint = hint.map(str::to_owned);
@@ -152,9 +152,18 @@ impl Error {
         &self.0.message
     }
 
-    /// What to do about it, where there is something to say.
+    /// What to do about it, where there is something to say. Of images that break the rules, at
+    /// least that.
     pub fn hint(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        let general = match self.0.kind {
+            Kind::BadInput => {
+                Some("the image is broken or hostile: build it again, or do not use it")
+            }
+            Kind::Integrity => Some("the image is damaged: fetch or build it again"),
+            Kind::Unsupported => Some("build the image again without it"),
+            _ => None,
+        };
+        self.0.hint.as_deref().or(general)
     }
 
     /// The host's error number, if a system call failed.
@@ -163,16 +172,26 @@ impl Error {
     }
 }
 
-fn hint_for(e: &io::Error) -> Option<&'static str> {
+/// How every call that gives a file to somebody is named.
+const SET_OWNER: &str = "set the owner of";
+
+fn hint_for(doing: &str, e: &io::Error) -> Option<&'static str> {
     use rustix::io::Errno;
     let hint = match Errno::from_io_error(e)? {
+        Errno::INVAL | Errno::OVERFLOW if doing.starts_with(SET_OWNER) => {
+            "the owner does not exist in this user namespace: use --owners caller, or \
+             --owners map:INSIDE:OUTSIDE:COUNT"
+        }
+        Errno::ACCESS | Errno::PERM if doing.starts_with(SET_OWNER) => {
+            "run as a user who may do this, or keep the caller's owners (--owners caller)"
+        }
         Errno::NOSPC => "free space or inodes on the file system of the destination, then retry",
         Errno::DQUOT => "the destination's quota is used up: raise it or free space, then retry",
         Errno::MFILE | Errno::NFILE => "raise the limit of open files (ulimit -n), then retry",
         Errno::ROFS => "the destination is mounted read-only: choose another",
         Errno::IO => "the disk failed: check the kernel log before retrying",
         Errno::ACCESS | Errno::PERM => {
-            "run as a user who may do this, or keep the caller's owners (--owners caller)"
+            "this user may not do that: check the permissions there, or run as a user who may"
         }
         Errno::NOMEM => "free memory or lower the memory budget (--memory), then retry",
         _ => return None,
@@ -286,5 +305,20 @@ mod tests {
         let e = Error::host("write `f`", io::Error::from_raw_os_error(28));
         assert_eq!(e.raw_os_error(), Some(28));
         assert!(e.hint().is_some_and(|h| h.contains("space")));
+        let hint = |doing: &str, errno| {
+            let e = Error::host(doing, io::Error::from_raw_os_error(errno));
+            e.hint().unwrap_or_default().to_owned()
+        };
+        assert!(!hint("open `f`", 13).contains("--owners"));
+        assert!(hint("set the owner of `f`", 1).contains("--owners caller"));
+        assert!(hint("set the owner of `f`", 22).contains("user namespace"));
+        assert_eq!(hint("read", 22), "");
+    }
+
+    #[test]
+    fn bad_images_always_have_a_hint() {
+        assert!(Error::bad("x").hint().is_some_and(|h| h.contains("build")));
+        assert_eq!(Error::bad("x").with_hint("y").hint(), Some("y"));
+        assert_eq!(Error::new(Kind::Bug, "x").hint(), None);
     }
 }

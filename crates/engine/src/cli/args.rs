@@ -111,6 +111,8 @@ Sources:
   layer:FILE, layer:-         one layer, from a file or a pipe
 Paths may hold colons: what follows the scheme is a path if it exists as it stands, and else is
 split at the last `:` or `@` before which there is something that exists.
+A compressed archive, or one from a pipe, is first decoded to a nameless temporary file beside DEST,
+with --verify in $TMPDIR.
 
 Exit codes: 0 done, 1 bad input or host error, 2 usage, 125 defect of unlade, 128+N signal N.
 UNLADE_LOG=debug writes a log to stderr.";
@@ -151,15 +153,16 @@ pub(super) struct UnpackArgs {
     #[arg(long, value_name = "N", value_parser = values::count)]
     pub(super) decode_threads: Option<usize>,
 
-    /// Memory for decoded data, such as 64MiB. Default: 256MiB.
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// Memory for decoded data, such as 64MiB; 4MiB at least. Default: 256MiB.
+    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     pub(super) memory: Option<u64>,
 
-    /// Verify all digests and entries, write nothing.
+    /// Verify all digests, the tar's structure and the names; write no tree. What only a tree can
+    /// show is not looked at, such as a hard link to a file that is not there.
     #[arg(long)]
     pub(super) verify: bool,
 
-    /// Replace what is at DEST.
+    /// Replace what is at DEST, unless the source is in it.
     #[arg(long, conflicts_with = "verify")]
     pub(super) force: bool,
 
@@ -167,7 +170,7 @@ pub(super) struct UnpackArgs {
     #[arg(long)]
     pub(super) sniff: bool,
 
-    /// Write a report as JSON to a file, or - for stdout.
+    /// Write a report as JSON to a file that is not in DEST, or - for stdout.
     #[arg(long, value_name = "FILE")]
     pub(super) report: Option<PathBuf>,
 
@@ -270,7 +273,7 @@ pub(super) enum When {
 pub(super) enum WhiteoutsArg {
     /// Remove what they hide.
     Apply,
-    /// A directory a layer, with overlayfs's whiteouts.
+    /// A directory a layer, with overlayfs's whiteouts. Needs root.
     Overlay,
     /// The same with user.overlay attributes.
     OverlayUserxattr,
@@ -373,6 +376,8 @@ mod tests {
             &["unlade", "unpack", "layer:-", "--verify", "--force"],
             &["unlade", "unpack", "layer:-", "d", "--threads=0"],
             &["unlade", "unpack", "layer:-", "d", "--memory=lots"],
+            &["unlade", "unpack", "layer:-", "d", "--memory=0"],
+            &["unlade", "unpack", "layer:-", "d", "--memory=4095k"],
             &["unlade", "unpack", "layer:-", "d", "--owners=root"],
             &["unlade", "unpack", "layer:-", "d", "--platform=linux"],
         ] {

@@ -27,6 +27,7 @@ use std::{
     io::{self, IsTerminal, Write},
     num::NonZeroUsize,
     panic::{self, AssertUnwindSafe},
+    path::Path,
     process::ExitCode,
 };
 
@@ -286,6 +287,16 @@ fn notes(args: &UnpackArgs, report: &UnpackReport) {
     }
 }
 
+/// Whether `report` is at DEST or in it, whether that is there already or not.
+fn in_dest(report: &Path, args: &UnpackArgs) -> bool {
+    let Some(dest) = args.dest.as_deref().filter(|_| !args.verify) else {
+        return false;
+    };
+    let absolute = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
+    absolute(report).starts_with(absolute(dest))
+        || Dest::open(dest, true).is_ok_and(|d| d.holds(report))
+}
+
 /// Where the result goes.
 struct Output {
     report: Option<Report>,
@@ -304,6 +315,11 @@ impl Output {
             Some(path) if path.as_os_str() == "-" => Some(Report::Stdout),
             Some(path) => {
                 let shown = path.display().to_string();
+                if in_dest(path, args) {
+                    let m = format!("the report `{shown}` would be in the destination");
+                    return Err(Error::new(Kind::Host, m)
+                        .with_hint("the tree is what the image holds: choose a file outside it"));
+                }
                 let file = File::create(path).map_err(|e| {
                     Error::host(format!("open the report `{shown}`"), e)
                         .with_hint("choose a file that can be written for --report")

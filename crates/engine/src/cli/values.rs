@@ -3,7 +3,7 @@
 use std::{ffi::OsString, time::Duration};
 
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
-use unlade_unpack::{IdMap, IdRange, Owners};
+use unlade_unpack::{IdMap, IdRange, Owners, Unpacker};
 
 use crate::source::Source;
 
@@ -44,6 +44,18 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 /// As [`size`], for what is held in memory.
 pub(super) fn size_usize(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?).map_err(|_| format!("`{text}` is too large"))
+}
+
+/// As [`size`], for a budget that the unpacker can work with.
+pub(super) fn memory(text: &str) -> Result<u64, String> {
+    let least = Unpacker::MEMORY_LEAST_BYTES as u64;
+    match size(text)? {
+        bytes if bytes < least => Err(format!(
+            "`{text}` is less than the {}MiB that unpacking needs",
+            least >> 20
+        )),
+        bytes => Ok(bytes),
+    }
 }
 
 /// A number above 0.
@@ -147,6 +159,14 @@ mod tests {
             "1é",
         ] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_has_a_least() {
+        assert_eq!(memory("4MiB"), Ok(4 << 20));
+        for few in ["0", "4095k"] {
+            assert!(memory(few).is_err_and(|e| e.contains("4MiB")), "{few}");
         }
     }
 

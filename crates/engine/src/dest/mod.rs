@@ -8,16 +8,16 @@ mod remove;
 mod staging;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags,
-        openat, renameat, renameat_with, statat, statx,
+        chmodat, fchmod, fstat, openat, renameat, renameat_with, statat, statx,
     },
     io::Errno,
     mount::{OpenTreeFlags, open_tree},
@@ -132,6 +132,25 @@ impl Dest {
         Ok(true)
     }
 
+    /// Whether `path`, which need not exist itself, is what is at DEST now or lies in it.
+    pub fn holds(&self, path: &Path) -> bool {
+        let Ok(there) = statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return false;
+        };
+        let real = path.canonicalize().or_else(|e| match path.parent() {
+            Some(p) if p.as_os_str().is_empty() => Path::new(".").canonicalize(),
+            Some(p) => p.canonicalize(),
+            None => Err(e),
+        });
+        // By inode rather than by name: a directory may be mounted in several places.
+        real.is_ok_and(|real| {
+            real.ancestors().any(|a| {
+                statat(CWD, a, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|s| (s.st_dev, s.st_ino) == (there.st_dev, there.st_ino))
+            })
+        })
+    }
+
     /// Takes from this process every way to write to a mounted file system but through DEST's
     /// parent, whatever a defect may make it do: a mount namespace of its own in which all is
     /// read-only, and a clone of the parent's mount that is not in it. Files that are open stay
@@ -226,12 +245,19 @@ impl Staging {
         let plain = || renameat(from, TREE, to, name);
         fault::point("rename")
             .map_err(|e| Error::host(format!("rename the new tree to `{}`", path.display()), e))?;
+        let closed = Closed::open_up(self.tree.as_fd())
+            .map_err(|e| Error::host("look at the new tree", e))?;
         let renamed = match renameat_with(from, TREE, to, name, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) if self.dest.force => {
                 let there = statat(to, name, AtFlags::SYMLINK_NOFOLLOW);
                 match there.map(|s| FileType::from_raw_mode(s.st_mode)) {
                     Ok(FileType::Directory) => {
-                        renameat_with(from, TREE, to, name, RenameFlags::EXCHANGE)
+                        let exchange =
+                            || renameat_with(from, TREE, to, name, RenameFlags::EXCHANGE);
+                        match exchange() {
+                            Err(Errno::ACCESS) => with_old_open(to, name, exchange),
+                            done => done,
+                        }
                     }
                     _ => Err(Errno::NOTDIR),
                 }
@@ -265,6 +291,11 @@ impl Staging {
                 ));
             }
         }
+        if let Some(closed) = closed {
+            closed
+                .close(self.tree.as_fd())
+                .map_err(|e| Error::host(format!("set the mode of `{}`", path.display()), e))?;
+        }
         let cleared = fault::point("renamed").and_then(|()| self.dir.clear());
         Ok(cleared.map_err(|e| {
             let name = self.dir.name.to_string_lossy();
@@ -274,6 +305,48 @@ impl Staging {
             )
         }))
     }
+}
+
+/// A directory that its owner may not write to. It cannot change its parent so, as its `..`
+/// would change, but for the privileged.
+struct Closed(Mode);
+
+impl Closed {
+    /// Lets the owner write to the directory, if need be.
+    fn open_up(dir: BorrowedFd<'_>) -> Result<Option<Self>, Errno> {
+        let mode = Mode::from_raw_mode(fstat(dir)?.st_mode);
+        if mode.contains(Mode::WUSR) {
+            return Ok(None);
+        }
+        match fchmod(dir, mode | Mode::WUSR) {
+            // Somebody else's, by a map of owners: the rename tells whether that matters.
+            Err(Errno::PERM) => Ok(None),
+            done => done.map(|()| Some(Self(mode))),
+        }
+    }
+
+    /// Gives the directory its mode again.
+    fn close(&self, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+        fchmod(dir, self.0)
+    }
+}
+
+/// Tries `exchange` again while the directory `name` in `parent` lets its owner write.
+fn with_old_open(
+    parent: &OwnedFd,
+    name: &OsStr,
+    exchange: impl Fn() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let old = openat(parent, name, flags, Mode::empty())?;
+    let mode = Mode::from_raw_mode(fstat(&old)?.st_mode);
+    // By its handle, as fchmod takes no O_PATH; the kernel goes there and no further.
+    let link = format!("/proc/self/fd/{}", old.as_raw_fd());
+    let set = |mode| chmodat(CWD, &link, mode, AtFlags::empty());
+    set(mode | Mode::WUSR)?;
+    exchange().inspect_err(|_| {
+        let _ = set(mode);
+    })
 }
 
 #[cfg(test)]
@@ -372,6 +445,28 @@ mod tests {
                 .unwrap();
             }
         }
+    }
+
+    #[test]
+    fn what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        fs::create_dir_all(at("a/b")).unwrap();
+        fs::write(at("a/b/f"), "").unwrap();
+        symlink("a/b", at("link")).unwrap();
+        let dest = Dest::open(&at("a"), true).unwrap();
+        for (path, held) in [
+            ("a", true),
+            ("a/b/f", true),
+            ("a/new", true),
+            ("link/f", true),
+            ("other", false),
+            ("a/../other", false),
+            ("no/such/file", false),
+        ] {
+            assert_eq!(dest.holds(&at(path)), held, "{path}");
+        }
+        assert!(!Dest::open(&at("new"), false).unwrap().holds(&at("new/x")));
     }
 
     #[test]

@@ -7,25 +7,35 @@
 use std::{
     collections::{HashMap, hash_map::Entry as Slot},
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
 };
 
+use bytes::Bytes;
 use unlade_unpack::{
     Error, Kind, Limits, Result,
     decode::{Compression, Decoder},
     entry::{EntryKind, split},
-    source::{BlobSource, FileSource, ReadSource},
+    source::{BlobSource, FileSource},
     tar::{Reader, Step},
 };
 
-use super::{Opening, blob::Part};
+use super::{
+    Opening,
+    blob::Part,
+    patient::{self, Pump, check},
+};
 use crate::image::json::show;
 
 /// Most members of an archive. Even a thousand images of a hundred layers have fewer.
 const MAX_MEMBERS: u64 = 1_000_000;
+/// Most bytes that the index of an archive's members takes. Images hold some hundred bytes of
+/// names for each layer.
+const MAX_INDEX_BYTES: usize = 64 << 20;
+/// What a member takes beside its names.
+const MEMBER_BYTES: usize = 64;
 /// Bytes read at a time around headers.
 const WINDOW: usize = 16 << 10;
 /// How many links lead to a file at most.
@@ -53,7 +63,7 @@ impl Archive {
     /// Opens the file at `path` and indexes it.
     pub(super) fn open(path: &Path, opening: &Opening<'_>) -> Result<Self> {
         let shown = path.display().to_string();
-        let file = File::open(path).map_err(|e| Error::host(format!("open `{shown}`"), e))?;
+        let file = patient::open(path, opening)?;
         Self::from_file(file, opening).map_err(|e| e.in_part(format!("archive `{shown}`")))
     }
 
@@ -79,7 +89,7 @@ impl Archive {
             ..opening.limits.clone()
         };
         let file = Arc::new(file);
-        let members = index(&file, limits)?;
+        let members = index(&file, limits, opening)?;
         Ok(Self { file, members })
     }
 
@@ -113,6 +123,23 @@ pub(crate) fn show_bytes(bytes: &[u8]) -> String {
     show(&String::from_utf8_lossy(bytes))
 }
 
+/// Where the bytes of an archive come from that cannot be used as it stands.
+enum Source {
+    File(FileSource),
+    Stream(Pump),
+}
+
+impl Source {
+    fn next(&mut self, opening: &Opening<'_>) -> Result<Option<Bytes>> {
+        match self {
+            Self::File(file) => file
+                .next_chunk()
+                .map_err(|e: io::Error| Error::host("read the archive", e)),
+            Self::Stream(pump) => pump.next(opening),
+        }
+    }
+}
+
 /// Decodes a compressed archive, or copies one that cannot be read at will.
 fn spill(file: File, opening: &Opening<'_>) -> Result<File> {
     let host = |doing: &'static str| move |e| Error::host(doing, e);
@@ -121,18 +148,16 @@ fn spill(file: File, opening: &Opening<'_>) -> Result<File> {
         .file()
         .map_err(host("make a temporary file for the archive"))?;
     let mut writer = BufWriter::with_capacity(256 << 10, out);
-    let mut source: Box<dyn BlobSource> = match file.metadata() {
-        Ok(m) if m.is_file() => Box::new(FileSource::range(Arc::new(file), 0, m.len())),
-        _ => Box::new(ReadSource::new(file)),
+    let mut source = match file.metadata() {
+        Ok(m) if m.is_file() => Source::File(FileSource::range(Arc::new(file), 0, m.len())),
+        _ => Source::Stream(Pump::new(file)?),
     };
     let mut decoder = None;
     let mut block = vec![0; 128 << 10];
     let (mut read, mut written) = (0_u64, 0_u64);
     let limits = opening.limits;
-    while let Some(chunk) = source.next_chunk().map_err(host("read the archive"))? {
-        if opening.cancel.is_cancelled() {
-            return Err(Error::new(Kind::Cancelled, "cancelled"));
-        }
+    while let Some(chunk) = source.next(opening)? {
+        check(opening.cancel)?;
         let decoder = match &mut decoder {
             Some(d) => d,
             none => none.insert(Decoder::new(Compression::sniff(&chunk), limits)?),
@@ -168,13 +193,15 @@ fn spill(file: File, opening: &Opening<'_>) -> Result<File> {
         .map_err(|e| Error::host("write the decoded archive", e.into_error()))
 }
 
-fn index(file: &File, limits: Limits) -> Result<HashMap<Box<[u8]>, Member>> {
+fn index(file: &File, limits: Limits, opening: &Opening<'_>) -> Result<HashMap<Box<[u8]>, Member>> {
     let host = |e| Error::host("read the archive", e);
     let len = file.metadata().map_err(host)?.len();
     let mut members = HashMap::new();
     let mut reader = Reader::new(limits);
     let mut window = vec![0; WINDOW];
+    let mut bytes = 0;
     while !reader.ended() {
+        check(opening.cancel)?;
         let at = reader.position();
         if at > len {
             return Err(
@@ -194,6 +221,14 @@ fn index(file: &File, limits: Limits) -> Result<HashMap<Box<[u8]>, Member>> {
                 Step::NeedMore | Step::End => break,
                 Step::Entry(entry) => {
                     let member = member(&entry.path, entry.kind, reader.position());
+                    bytes += MEMBER_BYTES + entry.path.len() + member.bytes();
+                    if bytes > MAX_INDEX_BYTES {
+                        let m = "the names of the archive's members are too many or too long";
+                        return Err(Error::new(Kind::Limit, m).with_hint(
+                            "no image has so many files: is it an archive of something else? the \
+                             tar of a root file system is layer:FILE",
+                        ));
+                    }
                     match members.entry(entry.path) {
                         Slot::Vacant(slot) => {
                             slot.insert(member);
@@ -214,6 +249,13 @@ fn index(file: &File, limits: Limits) -> Result<HashMap<Box<[u8]>, Member>> {
 }
 
 impl Member {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Link(target) => target.len(),
+            Self::File { .. } | Self::Other(_) => 0,
+        }
+    }
+
     /// A second member of the same name: harmless for directories, else an error for whoever
     /// looks for it.
     fn repeat(&mut self, other: Self) {
@@ -359,6 +401,44 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn names_do_not_fill_the_memory() {
+        let long = "n/".repeat(30_000);
+        let bytes = tar(|b| {
+            for n in 0..1200 {
+                let name = format!("{long}{n}");
+                let path = format!("{} path={name}\n", name.len() + 12);
+                let mut h = tar::Header::new_ustar();
+                h.set_entry_type(tar::EntryType::XHeader);
+                h.set_size(path.len() as u64);
+                b.append_data(&mut h, "x", path.as_bytes()).unwrap();
+                add(b, "f", b"");
+            }
+        });
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let limits = Limits {
+            path_depth: usize::MAX,
+            ..Limits::default()
+        };
+        let (scratch, cancel) = (Scratch::system(), Cancel::new());
+        let opening = Opening {
+            platform: None,
+            limits: &limits,
+            max_layers: 1000,
+            scratch: &scratch,
+            cancel: &cancel,
+        };
+        let e = Archive::from_file(file.try_clone().unwrap(), &opening).unwrap_err();
+        assert!(
+            e.kind() == Kind::Limit && e.message().contains("names"),
+            "{e}"
+        );
+        cancel.cancel();
+        let e = Archive::from_file(file, &opening).unwrap_err();
+        assert_eq!(e.kind(), Kind::Cancelled);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 //! Every document is read whole, checked by size and digest against the descriptor that led to
 //! it, and only then parsed.
 
-use unlade_unpack::{Error, Kind, Result};
+use std::collections::HashSet;
+
+use unlade_unpack::{Cancel, Digest, Error, Kind, Result};
 
 use super::{
     Image, LayerBlob, Opening, Pick,
     blob::{Opener, Store},
+    patient::check,
     reference::same_name,
 };
 use crate::image::{
@@ -23,19 +26,14 @@ pub(super) fn open(store: Store, pick: &Pick, opening: &Opening<'_>) -> Result<I
     let top = read_top(&store)?;
     let chosen = Choice::new(&store, opening).choose(top, pick)?;
     let platform = chosen.descriptor.platform.clone();
-    let manifest = match chosen.read {
-        Some(read) => read,
+    let manifest = match &chosen.read {
+        Some(read) => read.clone(),
         None => read_manifest(&store, &chosen.descriptor)?,
     };
     let config = read_config(&store, &manifest)?;
-    if let (true, Some(want)) = (chosen.check_platform, opening.platform)
-        && let Some(is) = platform.as_ref().or(config.platform.as_ref())
-        && want.rank(is).is_none()
-    {
-        let m = format!("the image is for {is}, not for {want}");
-        return Err(Error::new(Kind::BadInput, m)
-            .in_part(format!("manifest {}", chosen.descriptor.digest))
-            .with_hint("leave out --platform to unpack it nevertheless"));
+    if let Some(want) = opening.platform {
+        check_platform(want, &chosen, config.platform.as_ref())
+            .map_err(|e| e.in_part(format!("manifest {}", chosen.descriptor.digest)))?;
     }
     let layers = layers(&store, &manifest, &config, opening.max_layers)
         .map_err(|e| e.in_part(format!("manifest {}", chosen.descriptor.digest)))?;
@@ -46,6 +44,33 @@ pub(super) fn open(store: Store, pick: &Pick, opening: &Opening<'_>) -> Result<I
         config: Some(config),
         layers,
     })
+}
+
+/// Refuses an image that is for another platform than the one asked for, by its descriptor or by
+/// its config: an index may say of a manifest what is not so.
+fn check_platform(want: &Platform, chosen: &Candidate, config: Option<&Platform>) -> Result<()> {
+    let listed = chosen.descriptor.platform.as_ref();
+    let refused = |is: &Platform, hint: &str| {
+        let m = format!("the image is for {is}, not for {want}");
+        Err(Error::new(Kind::BadInput, m).with_hint(hint))
+    };
+    if let (true, Some(is)) = (chosen.check_platform, listed.or(config))
+        && want.rank(is).is_none()
+    {
+        return refused(is, "leave out --platform to unpack it nevertheless");
+    }
+    // Configs often leave out the variant that the index gives: only the rest can contradict.
+    if let (Some(listed), Some(is)) = (listed, config)
+        && want.rank(is).is_none()
+        && (listed.parts().0, listed.parts().1) != (is.parts().0, is.parts().1)
+    {
+        return refused(
+            is,
+            "the index says otherwise: name the manifest by @DIGEST and leave out --platform to \
+             unpack it nevertheless",
+        );
+    }
+    Ok(())
 }
 
 fn not_a_layout(message: &str) -> Error {
@@ -192,9 +217,18 @@ struct Candidate {
     check_platform: bool,
 }
 
+/// Most bytes of the documents that are read in search of a manifest. An index has a few
+/// kilobytes, a manifest and its config together hardly more.
+const MAX_SEARCH_BYTES: u64 = 64 << 20;
+
 /// The search for a manifest through an index and what it holds.
 struct Choice<'a> {
     store: &'a Store,
+    cancel: &'a Cancel,
+    /// Documents that were read: what they lead to is known, however often they are listed.
+    seen: HashSet<Digest>,
+    /// Bytes of the documents read so far.
+    bytes: u64,
     want: Platform,
     /// Entries looked at so far.
     entries: usize,
@@ -206,15 +240,37 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn new(store: &'a Store, opening: &Opening<'_>) -> Self {
+    fn new(store: &'a Store, opening: &Opening<'a>) -> Self {
         Self {
             store,
+            cancel: opening.cancel,
+            seen: HashSet::new(),
+            bytes: 0,
             want: opening.platform.cloned().unwrap_or_else(Platform::host),
             entries: 0,
             found: Vec::new(),
             passed: Vec::new(),
             odd: None,
         }
+    }
+
+    /// Whether the document is still to be read.
+    fn first_time(&mut self, d: &Descriptor) -> bool {
+        self.seen.insert(d.digest)
+    }
+
+    /// Accounts for a document that is about to be read.
+    fn charge(&mut self, bytes: u64) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > MAX_SEARCH_BYTES {
+            let m = format!(
+                "more than {} MiB of indexes and manifests have to be read to find the image",
+                MAX_SEARCH_BYTES >> 20
+            );
+            return Err(Error::new(Kind::Limit, m)
+                .with_hint("choose the manifest itself by @DIGEST, if you trust this image"));
+        }
+        Ok(())
     }
 
     fn choose(mut self, top: Index, pick: &Pick) -> Result<Candidate> {
@@ -228,7 +284,7 @@ impl<'a> Choice<'a> {
             Pick::Only => only(&top.manifests).map_err(part)?,
         };
         // Docker lists an image once for each of its names.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         entries.retain(|d| seen.insert(d.digest));
         if entries.is_empty() {
             return Err(part(not_there(&top.manifests, pick)));
@@ -245,6 +301,8 @@ impl<'a> Choice<'a> {
                 check_platform: true,
             });
         }
+        // The search by digest has seen some, but not looked at platforms.
+        self.seen.clear();
         for (n, entry) in entries.iter().enumerate() {
             self.visit(entry, n, 0)?;
         }
@@ -282,6 +340,7 @@ impl<'a> Choice<'a> {
     }
 
     fn count(&mut self) -> Result<()> {
+        check(self.cancel)?;
         self.entries += 1;
         if self.entries > MAX_INDEX_ENTRIES {
             Err(too_many_entries())
@@ -290,15 +349,20 @@ impl<'a> Choice<'a> {
         }
     }
 
-    fn nested(&self, d: &Descriptor, depth: usize) -> Result<Index> {
+    /// The index `d`; `None` if it was read before.
+    fn nested(&mut self, d: &Descriptor, depth: usize) -> Result<Option<Index>> {
         if depth >= MAX_INDEX_DEPTH {
             let m = format!("indexes are nested more than {MAX_INDEX_DEPTH} deep");
             return Err(Error::new(Kind::Limit, m)
                 .in_part(format!("index {}", d.digest))
                 .with_hint("choose the manifest itself by @DIGEST"));
         }
+        if !self.first_time(d) {
+            return Ok(None);
+        }
+        self.charge(d.size)?;
         match read_document(self.store, d)? {
-            Document::Index(i) => Ok(i),
+            Document::Index(i) => Ok(Some(i)),
             Document::Manifest(_) => Err(Error::new(Kind::Bug, "a manifest was read as an index")),
         }
     }
@@ -322,8 +386,10 @@ impl<'a> Choice<'a> {
         match media::document(&entry.media_type) {
             Err(e) => self.odd = Some(e),
             Ok(DocumentKind::Index) => {
-                for d in &self.nested(entry, depth)?.manifests {
-                    self.visit(d, top, depth + 1)?;
+                if let Some(index) = self.nested(entry, depth)? {
+                    for d in &index.manifests {
+                        self.visit(d, top, depth + 1)?;
+                    }
                 }
             }
             Ok(DocumentKind::Manifest) => self.add(entry, rank, top)?,
@@ -337,6 +403,10 @@ impl<'a> Choice<'a> {
         let (rank, read) = match rank {
             Some(rank) => (rank, None),
             None => {
+                if !self.first_time(entry) {
+                    return Ok(());
+                }
+                self.charge(entry.size)?;
                 let manifest = match read_manifest(self.store, entry) {
                     Ok(m) => m,
                     Err(e) if e.kind() == Kind::Unsupported => {
@@ -345,6 +415,7 @@ impl<'a> Choice<'a> {
                     }
                     Err(e) => return Err(e),
                 };
+                self.charge(manifest.config.size)?;
                 match read_config(self.store, &manifest)?.platform {
                     Some(p) => match self.want.rank(&p) {
                         Some(rank) => (rank, Some(manifest)),
@@ -371,7 +442,7 @@ impl<'a> Choice<'a> {
     fn by_digest(
         &mut self,
         entries: &[Descriptor],
-        digest: &unlade_unpack::Digest,
+        digest: &Digest,
         depth: usize,
     ) -> Result<Option<Descriptor>> {
         if let Some(d) = entries.iter().find(|d| d.digest == *digest) {
@@ -380,7 +451,9 @@ impl<'a> Choice<'a> {
         for d in entries {
             self.count()?;
             if media::document(&d.media_type).is_ok_and(|k| k == DocumentKind::Index) {
-                let index = self.nested(d, depth)?;
+                let Some(index) = self.nested(d, depth)? else {
+                    continue;
+                };
                 if let Some(d) = self.by_digest(&index.manifests, digest, depth + 1)? {
                     return Ok(Some(d));
                 }

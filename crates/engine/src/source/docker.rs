@@ -4,14 +4,17 @@
 //! ignored; new ones are an OCI layout as well, with `manifest.json` pointing into its blobs.
 //! Nothing in the archive has a digest of its own but the config, whose name is its digest.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
-use unlade_unpack::{Algorithm, Digest, Error, Kind, Result};
+use unlade_unpack::{Algorithm, Cancel, Digest, Error, Kind, Result};
 
 use super::{
     Image, LayerBlob, Opening, Pick,
     archive::Archive,
     blob::{Opener, verify},
     chain::{check_counts, list},
+    patient::check,
     reference::same_name,
 };
 use crate::image::{
@@ -36,7 +39,7 @@ struct Item {
 /// Opens the image that `pick` names in `archive`.
 pub(super) fn open(archive: Archive, pick: &Pick, opening: &Opening<'_>) -> Result<Image> {
     let item = read_items(&archive)
-        .and_then(|items| choose(&archive, items, pick))
+        .and_then(|items| choose(&archive, items, pick, opening.cancel))
         .map_err(|e| e.in_part("manifest.json"))?;
     let (config_digest, config) = read_config(&archive, &item.config)
         .map_err(|e| e.in_part(format!("config `{}`", show(&item.config))))?;
@@ -89,7 +92,55 @@ fn read_items(archive: &Archive) -> Result<Vec<Item>> {
     Ok(items.into_iter().map(|Object(item)| item).collect())
 }
 
-fn choose(archive: &Archive, items: Vec<Item>, pick: &Pick) -> Result<Item> {
+/// Most bytes of configs that are read in search of one by its digest.
+const MAX_SEARCH_BYTES: u64 = 64 << 20;
+
+/// Which config has the digest that was asked for, where their names do not tell.
+struct ByDigest<'a> {
+    archive: &'a Archive,
+    cancel: &'a Cancel,
+    /// What is known, by the configs' names.
+    known: HashMap<String, bool>,
+    bytes: u64,
+}
+
+impl ByDigest<'_> {
+    fn fits(&mut self, name: &str, want: &Digest) -> Result<bool> {
+        check(self.cancel)?;
+        if let Some(digest) = named_digest(name) {
+            return Ok(digest == *want);
+        }
+        if let Some(fits) = self.known.get(name) {
+            return Ok(*fits);
+        }
+        let fits = match self.archive.file(&clean(name)?)? {
+            Some(part) if part.len <= config::MAX_BYTES => {
+                self.bytes += part.len;
+                if self.bytes > MAX_SEARCH_BYTES {
+                    let m = format!(
+                        "more than {} MiB of configs have to be read to find the image",
+                        MAX_SEARCH_BYTES >> 20
+                    );
+                    return Err(Error::new(Kind::Limit, m)
+                        .with_hint("choose the image by its name: add :NAME:TAG to the source"));
+                }
+                let bytes = part.read(config::MAX_BYTES)?;
+                Digest::of(want.algorithm(), &bytes) == *want
+            }
+            _ => false,
+        };
+        self.known.insert(name.to_owned(), fits);
+        Ok(fits)
+    }
+}
+
+fn choose(archive: &Archive, items: Vec<Item>, pick: &Pick, cancel: &Cancel) -> Result<Item> {
+    let mut by_digest = ByDigest {
+        archive,
+        cancel,
+        known: HashMap::new(),
+        bytes: 0,
+    };
     let names = |i: &Item| i.repo_tags.clone().unwrap_or_default();
     let all: Vec<String> = items
         .iter()
@@ -104,13 +155,7 @@ fn choose(archive: &Archive, items: Vec<Item>, pick: &Pick) -> Result<Item> {
         let fits = match pick {
             Pick::Only => true,
             Pick::Name(want) => names(&item).iter().any(|n| same_name(n, want)),
-            Pick::Digest(want) => match named_digest(&item.config) {
-                Some(digest) => digest == *want,
-                None => archive.file(&clean(&item.config)?)?.is_some_and(|part| {
-                    part.read(config::MAX_BYTES)
-                        .is_ok_and(|bytes| Digest::of(want.algorithm(), &bytes) == *want)
-                }),
-            },
+            Pick::Digest(want) => by_digest.fits(&item.config, want)?,
         };
         if fits
             && !fit

@@ -14,14 +14,15 @@ use unlade_unpack::{
 };
 
 use super::{
-    Image, LayerBlob,
+    Image, LayerBlob, Opening,
     blob::{Opener, Part},
+    patient,
 };
 
 /// The layer in the file at `path`.
-pub(super) fn file(path: &Path) -> Result<Image> {
+pub(super) fn file(path: &Path, opening: &Opening<'_>) -> Result<Image> {
     let doing = || format!("open `{}`", path.display());
-    let file = File::open(path).map_err(|e| Error::host(doing(), e))?;
+    let file = patient::open(path, opening)?;
     let kind = file.metadata().map_err(|e| Error::host(doing(), e))?;
     if kind.is_dir() {
         let m = format!("`{}` is a directory, not a layer", path.display());

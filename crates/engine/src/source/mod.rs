@@ -9,6 +9,7 @@ mod chain;
 mod docker;
 mod layer;
 pub(crate) mod layout;
+mod patient;
 pub mod reference;
 mod scratch;
 
@@ -46,7 +47,7 @@ pub struct Opening<'a> {
     pub max_layers: usize,
     /// Where a compressed archive may be decoded to.
     pub scratch: &'a Scratch,
-    /// Stops the decoding of a compressed archive.
+    /// Stops the search, the decoding of a compressed archive and the wait for a pipe.
     pub cancel: &'a Cancel,
 }
 
@@ -60,7 +61,7 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> Result<Image> {
     }
     let (path, pick) = source.locate()?;
     match source.scheme() {
-        Scheme::Layer => layer::file(&path),
+        Scheme::Layer => layer::file(&path, opening),
         Scheme::Oci => chain::open(layout::Layout::open(&path)?.into(), &pick, opening),
         Scheme::OciArchive => {
             let archive = archive::Archive::open(&path, opening)?;

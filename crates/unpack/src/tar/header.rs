@@ -5,7 +5,7 @@
 //! is an error (see docs/decisions/0002-own-tar-reader.md).
 
 use super::field::{number, text};
-use crate::error::{Error, Result, show};
+use crate::error::{Error, Kind, Result, show};
 
 /// Size of a header and of the unit that payload is padded to, in bytes.
 pub const BLOCK: usize = 512;
@@ -47,7 +47,7 @@ pub(super) fn is_zero(block: &Block) -> bool {
 
 /// Verifies the checksum and reads the fields.
 pub(super) fn parse(block: &Block) -> Result<Fields> {
-    check_sum(block)?;
+    check_sum(block).map_err(|e| packed(block).unwrap_or(e))?;
     let magic = magic(block)?;
     let typeflag = block[156];
     let mut name = text(&block[..100]).to_vec();
@@ -110,6 +110,19 @@ fn magic(block: &Block) -> Result<Magic> {
     }
 }
 
+/// Why a block that is no header is none, if it is the start of something compressed.
+fn packed(block: &Block) -> Option<Error> {
+    let (name, tool) = match block {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => ("xz", "xz -d"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => ("bzip2", "bzip2 -d"),
+        [0x1f, 0x8b, ..] => ("gzip", "gzip -d"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", "zstd -d"),
+        _ => return None,
+    };
+    let m = format!("not a tar archive: the bytes are {name}");
+    Some(Error::new(Kind::Unsupported, m).with_hint(format!("decompress it first ({tool})")))
+}
+
 /// The sum of all bytes with the checksum field taken as spaces. Old Sun writers added signed
 /// bytes; both are accepted, as POSIX asks of readers.
 fn check_sum(block: &Block) -> Result<()> {
@@ -155,6 +168,17 @@ mod tests {
         );
         assert_eq!((f.mode, f.uid, f.gid), (0o4755, 1234, 99));
         assert_eq!((f.size, f.mtime), (4097, 1_600_000_000));
+    }
+
+    #[test]
+    fn compressed_bytes_are_named() {
+        let mut block = [b'x'; BLOCK];
+        block[..6].copy_from_slice(b"\xfd7zXZ\0");
+        let Err(e) = parse(&block) else {
+            panic!("taken for a header");
+        };
+        assert!(e.message().contains("xz"), "{e}");
+        assert!(e.hint().is_some_and(|h| h.contains("xz -d")), "{e}");
     }
 
     #[test]
