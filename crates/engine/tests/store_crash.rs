@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use support::store::{Home, Recipe, open_in, recipe, sha};
+use support::store::{Recipe, open_in, recipe, sha};
 #[cfg(feature = "failpoints")]
 use unlade_engine::store::{Finding, Problem};
 use unlade_engine::{

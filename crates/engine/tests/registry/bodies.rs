@@ -318,6 +318,7 @@ async fn documents_are_verified() {
         size,
         platform: None,
         annotations: Default::default(),
+        urls: Vec::new(),
     };
     let server = spoilt(&bytes, |_, r| r);
     let got = client()
