@@ -82,36 +82,42 @@ pub struct Reason {
 }
 
 /// Opens the driver `kind` on `root`/`NAME`, or the best that works there: one that holds layers
-/// already before all others. Says of each that was tried how it went, the one chosen last.
+/// already before all others. Says of each that was tried how it went, the one chosen last. A
+/// driver that holds layers has worked and is opened without a trial, which a full disk would fail.
 ///
 /// # Errors
 /// If the one asked for does not work, or none does.
 pub fn open(kind: Option<DriverKind>, root: &Path) -> Result<(Arc<dyn Driver>, Vec<Reason>)> {
     let mut reasons = Vec::new();
+    let mut failed = None;
     let order = match kind {
         Some(kind) => vec![kind],
         None => order(root),
     };
     for kind in order {
-        match attempt(kind, root) {
+        let trusted = holds_layers(kind, root);
+        match attempt(kind, root, !trusted) {
             Ok(driver) => {
-                let why = if holds_layers(kind, root) {
-                    "it works, and holds layers".to_owned()
+                let why = if trusted {
+                    "it holds layers"
                 } else {
-                    "it works".to_owned()
+                    "it works"
                 };
                 reasons.push(Reason {
                     kind,
                     works: true,
-                    why,
+                    why: why.to_owned(),
                 });
                 return Ok((driver, reasons));
             }
-            Err(e) => reasons.push(Reason {
-                kind,
-                works: false,
-                why: e.to_string(),
-            }),
+            Err(e) => {
+                reasons.push(Reason {
+                    kind,
+                    works: false,
+                    why: e.to_string(),
+                });
+                failed = Some(e);
+            }
         }
     }
     let why: Vec<String> = reasons
@@ -123,12 +129,16 @@ pub fn open(kind: Option<DriverKind>, root: &Path) -> Result<(Arc<dyn Driver>, V
         root.display(),
         why.join("; ")
     );
-    let hint = match kind {
-        Some(kind) => {
+    let hint = match (kind, &failed) {
+        // No other driver would do better, and trying them would leave more behind.
+        (Some(_), Some(e)) if e.raw_os_error().is_some_and(out_of_resources) => {
+            e.hint().unwrap_or("look for errors of the disk").to_owned()
+        }
+        (Some(kind), _) => {
             let others = others(kind, root);
             format!("drivers that work there (--graph-driver): {others}")
         }
-        None => "use a directory on ext4, xfs or btrfs that this user may write to".to_owned(),
+        (None, _) => "use a directory on ext4, xfs or btrfs that this user may write to".to_owned(),
     };
     Err(Error::new(Kind::Host, message).with_hint(hint))
 }
@@ -136,7 +146,7 @@ pub fn open(kind: Option<DriverKind>, root: &Path) -> Result<(Arc<dyn Driver>, V
 /// Tries every driver there is under `root`.
 pub fn all(root: &Path) -> Vec<Reason> {
     let reason = |way: &Way| {
-        let (works, why) = match attempt(way.kind, root) {
+        let (works, why) = match attempt(way.kind, root, true) {
             Ok(_) => (true, "it works".to_owned()),
             Err(e) => (false, e.to_string()),
         };
@@ -160,6 +170,19 @@ fn holds_layers(kind: DriverKind, root: &Path) -> bool {
     std::fs::read_dir(layers).is_ok_and(|mut names| names.next().is_some())
 }
 
+/// Whether the host, and not the driver, is what fails.
+fn out_of_resources(errno: i32) -> bool {
+    [
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::IO,
+    ]
+    .contains(&Errno::from_raw_os_error(errno))
+}
+
 fn others(not: DriverKind, root: &Path) -> String {
     let working: Vec<&str> = all(root)
         .iter()
@@ -172,14 +195,15 @@ fn others(not: DriverKind, root: &Path) -> String {
     }
 }
 
-fn attempt(kind: DriverKind, root: &Path) -> Result<Arc<dyn Driver>> {
+/// Opens a driver, after a trial if it has yet to prove itself.
+fn attempt(kind: DriverKind, root: &Path, trial: bool) -> Result<Arc<dyn Driver>> {
     let way = WAYS.iter().find(|way| way.kind == kind).ok_or_else(|| {
         let message = format!("this build has no driver {kind}");
         Error::new(Kind::Unsupported, message)
     })?;
     let at = root.join(kind.name());
     let layout = Layout::open(&at)?;
-    if let Err(e) = (way.works)(&layout) {
+    if trial && let Err(e) = (way.works)(&layout) {
         layout.remove_if_empty();
         return Err(e);
     }
@@ -261,7 +285,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("copy/layers/x")).unwrap();
         let (driver, reasons) = open(None, dir.path()).unwrap();
         assert_eq!(driver.kind(), DriverKind::Copy);
-        assert_eq!(reasons[0].why, "it works, and holds layers");
+        assert_eq!(reasons[0].why, "it holds layers");
     }
 
     #[test]

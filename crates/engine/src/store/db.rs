@@ -178,8 +178,11 @@ pub(super) fn is_full(path: &Path, e: &rusqlite::Error) -> bool {
     match e.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => true,
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
-            rustix::fs::statvfs(path.parent().unwrap_or(path))
-                .is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < 64 << 10 || s.f_ffree == 0)
+            rustix::fs::statvfs(path.parent().unwrap_or(path)).is_ok_and(|s| {
+                // btrfs counts no inodes at all.
+                let no_inodes = s.f_files > 0 && s.f_ffree == 0;
+                s.f_bavail.saturating_mul(s.f_frsize) < 64 << 10 || no_inodes
+            })
         }
         _ => false,
     }
