@@ -178,14 +178,29 @@ pub(super) fn is_full(path: &Path, e: &rusqlite::Error) -> bool {
     match e.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => true,
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
-            rustix::fs::statvfs(path.parent().unwrap_or(path)).is_ok_and(|s| {
+            let dir = path.parent().unwrap_or(path);
+            let full = rustix::fs::statvfs(dir).is_ok_and(|s| {
                 // btrfs counts no inodes at all.
                 let no_inodes = s.f_files > 0 && s.f_ffree == 0;
                 s.f_bavail.saturating_mul(s.f_frsize) < 64 << 10 || no_inodes
-            })
+            });
+            full || has_no_room(dir)
         }
         _ => false,
     }
+}
+
+/// Whether nothing can be written to a directory: what btrfs says is free may be of no use.
+fn has_no_room(dir: &Path) -> bool {
+    let write = || {
+        let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::WRONLY;
+        let file = rustix::fs::open(dir, flags, rustix::fs::Mode::RUSR)?;
+        rustix::io::write(&file, &[0; 64 << 10])?;
+        rustix::fs::fsync(&file)
+    };
+    write().is_err_and(|e: rustix::io::Errno| {
+        e == rustix::io::Errno::NOSPC || e == rustix::io::Errno::DQUOT
+    })
 }
 
 /// What to do about a database that cannot be used.
@@ -199,6 +214,13 @@ pub(super) fn explain(path: &Path, doing: &str, e: rusqlite::Error) -> Error {
         let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
         return Error::host(format!("{doing} `{shown}`"), full)
             .with_hint("free some space; `unlade image prune` and `rmi` work on a full disk");
+    }
+    // SQLite keeps the cause to itself: too few descriptors, say.
+    if e.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+        && let Err(cause) = std::fs::File::open(path)
+        && cause.kind() != std::io::ErrorKind::NotFound
+    {
+        return Error::host(format!("{doing} `{shown}`"), cause);
     }
     match e.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
