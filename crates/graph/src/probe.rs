@@ -131,9 +131,10 @@ pub fn open(kind: Option<DriverKind>, root: &Path) -> Result<(Arc<dyn Driver>, V
     );
     let hint = match (kind, &failed) {
         // No other driver would do better, and trying them would leave more behind.
-        (Some(_), Some(e)) if e.raw_os_error().is_some_and(out_of_resources) => {
-            e.hint().unwrap_or("look for errors of the disk").to_owned()
-        }
+        (Some(_), Some(e)) if e.raw_os_error().is_some_and(out_of_resources) => e
+            .hint()
+            .unwrap_or("look for errors of the disk in the kernel's log")
+            .to_owned(),
         (Some(kind), _) => {
             let others = others(kind, root);
             format!("drivers that work there (--graph-driver): {others}")
@@ -202,10 +203,15 @@ fn attempt(kind: DriverKind, root: &Path, trial: bool) -> Result<Arc<dyn Driver>
         Error::new(Kind::Unsupported, message)
     })?;
     let at = root.join(kind.name());
+    let there = at.join("layers").is_dir();
     let layout = Layout::open(&at)?;
     if trial && let Err(e) = (way.works)(&layout) {
-        layout.remove_if_empty();
-        return Err(e);
+        // What was there before the disk was full is enough to free some of it.
+        let full = [Errno::NOSPC, Errno::DQUOT].map(|e| Some(e.raw_os_error()));
+        if !(there && full.contains(&e.raw_os_error())) {
+            layout.remove_if_empty();
+            return Err(e);
+        }
     }
     (way.open)(&at)
 }

@@ -261,7 +261,13 @@ impl Store {
         let name = path.file_name().unwrap_or_default();
         let moved = fault::point("store-discard")
             .and_then(|()| fs::rename(path, self.0.home.trash().join(name)));
-        match moved {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        let gone = match moved {
+            // The name in the trash needs room that only removing things will make.
+            Err(e) if full.contains(&e.kind()) => fs::remove_file(path),
+            moved => moved,
+        };
+        match gone {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(host("remove", path)(e)),
             _ => Ok(()),
         }

@@ -328,15 +328,20 @@ fn still_there(parent: BorrowedFd<'_>, name: &CStr, fd: BorrowedFd<'_>) -> io::R
     }
 }
 
-/// For its owner alone, and without what the parent hands down: default ACLs, the setgid bit.
+/// For its owner alone, and without what the parent hands down: default ACLs, the setgid bit. One
+/// that is so already is left alone: a change needs room on the disk.
 fn no_inheritance(fd: BorrowedFd<'_>) -> io::Result<()> {
     for name in ["system.posix_acl_default", "system.posix_acl_access"] {
-        match fs::fremovexattr(fd, name) {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        match fs::fgetxattr(fd, name, &mut [0_u8; 0][..]) {
+            Ok(_) => fs::fremovexattr(fd, name)?,
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    Ok(fs::fchmod(fd, Mode::RWXU)?)
+    if fs::fstat(fd)?.st_mode & 0o7777 != 0o700 {
+        fs::fchmod(fd, Mode::RWXU)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
