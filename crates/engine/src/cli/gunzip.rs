@@ -52,7 +52,6 @@ pub(super) fn run(args: &GunzipArgs) -> u8 {
 
 fn gunzip(args: &GunzipArgs, broken: &mut bool) -> Result<()> {
     let (mut source, name) = open(args)?;
-    let at_fault = |e: Error| reworded(e).in_part(name.clone());
     // Not through `Stdout`, which looks for line ends.
     let out = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(out.map_err(|e| Error::host("open standard output", e))?);
@@ -83,11 +82,11 @@ fn gunzip(args: &GunzipArgs, broken: &mut bool) -> Result<()> {
     } else {
         stream(&mut next, &mut write)
     };
-    done.map_err(at_fault)
+    done.map_err(|e| reworded(e, &name))
 }
 
 /// The library speaks of layers and blobs.
-fn reworded(e: Error) -> Error {
+fn reworded(e: Error, name: &str) -> Error {
     if e.kind() != Kind::BadInput {
         return e;
     }
@@ -95,7 +94,9 @@ fn reworded(e: Error) -> Error {
         Some((_, at)) => format!("{} (at byte {at} of the input)", e.message()),
         None => e.message().to_owned(),
     };
-    Error::new(e.kind(), message).with_hint("the input is damaged or incomplete: fetch it again")
+    Error::new(e.kind(), message)
+        .with_hint("the input is damaged or incomplete: fetch it again")
+        .in_part(name)
 }
 
 fn stream(

@@ -205,7 +205,7 @@ impl Unpacker {
             }
         });
         // Half of the budget, of which each layer more gets half of what the last one got.
-        let memory = self.memory / 2 >> others.min(16);
+        let memory = (self.memory / 2) >> others.min(16);
         let parallel = Parallel::new(threads, memory);
         (parallel.threads > 1).then_some(parallel)
     }
