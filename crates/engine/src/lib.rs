@@ -3,7 +3,7 @@
 //! [`engine::Engine`] has a method for each use case; [`cli`] is the command. [`unpack`] needs no
 //! store: it brings an image from a [`source`] to a [`dest`].
 //!
-//! Modules stand in rows and import from rows above them only: `error` `config` · `image` ·
+//! Modules stand in rows and import from rows above them only: `error` · `config` · `image` ·
 //! `source` `dest` `store` `registry` · `unpack` `pull` `archive` · `engine` · `cli`.
 //! `tests/layers.rs` holds this.
 

@@ -59,16 +59,40 @@ fn damage_is_an_error_with_its_place() {
         ("no gzip member", [&good[..], b"garbage"].concat()),
     ] {
         fs::write(&file, &blob).unwrap();
+        let mut outs = Vec::new();
         for threads in ["1", "3"] {
             let out = unlade(&["gunzip", "-t", threads, file.to_str().unwrap()]);
             let said = text(&out.stderr);
             assert_eq!(out.status.code(), Some(1), "{what}: {said}");
             assert!(said.contains(what) && said.contains("bad.gz"), "{said}");
+            assert!(said.contains("of the input") && !said.contains("layer"));
+            outs.push((out.stdout, said.to_string()));
         }
+        // All that came before the fault, in every mode.
+        assert!(outs[0] == outs[1], "{} / {}", outs[0].1, outs[1].1);
+        assert!(outs[0].0.len() + 10 > big().len(), "{what}");
     }
     let out = unlade(&["gunzip", "/no/such/file"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stderr).contains("/no/such/file"));
+    let out = unlade(&["gunzip", "/tmp"]);
+    let said = text(&out.stderr);
+    assert_eq!(
+        (out.status.code(), said.matches("/tmp").count()),
+        (Some(1), 1)
+    );
+    assert!(said.contains("hint"), "{said}");
+    let out = Command::new(binary())
+        .arg("gunzip")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        said.contains("is empty") && said.contains("standard input"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -31,7 +31,8 @@ const GRAPH: &[&[&str]] = &[
     &["probe"],
 ];
 const ENGINE: &[&[&str]] = &[
-    &["error", "config", "events"],
+    &["error"],
+    &["config"],
     &["image", "sys"],
     &["source", "dest", "store", "registry"],
     &["unpack", "pull", "push", "archive"],

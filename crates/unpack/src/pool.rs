@@ -22,6 +22,10 @@ use crate::{
 /// How long a wait may last before it looks at the cancel flag again.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
+/// A pool full of adopted bytes holds at least this much: more than the files that wait for
+/// their last byte.
+const ADOPTED_LEAST: usize = 8 << 20;
+
 /// A bounded set of equal blocks. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Shared>);
@@ -79,6 +83,50 @@ impl Pool {
         cancel: &Cancel,
         stop: &AtomicBool,
     ) -> Result<Block> {
+        let mut state = self.wait(share, cancel, stop)?;
+        let data = state.free.pop();
+        drop(state);
+        let data = data.unwrap_or_else(|| vec![0; self.0.block_bytes].into());
+        Ok(Block {
+            data,
+            len: 0,
+            pool: self.0.clone(),
+        })
+    }
+
+    /// Whether bytes of someone else's may stand for a block: no larger than one, and not so
+    /// small that a file's worth of them would take all blocks.
+    pub(crate) fn adopts(&self, len: usize) -> bool {
+        len <= self.0.block_bytes && self.0.most.saturating_mul(len) >= ADOPTED_LEAST
+    }
+
+    /// Lets `bytes` stand for a block, which comes back when the last slice is dropped.
+    pub(crate) fn adopt(
+        &self,
+        bytes: Bytes,
+        share: impl Fn() -> Share,
+        cancel: &Cancel,
+        stop: &AtomicBool,
+    ) -> Result<Bytes> {
+        let mut state = self.wait(share, cancel, stop)?;
+        let spare = if state.free.len() + state.live > self.0.most {
+            state.free.pop()
+        } else {
+            None
+        };
+        drop(state);
+        drop(spare);
+        let pool = self.0.clone();
+        Ok(Bytes::from_owner(Adopted { bytes, pool }))
+    }
+
+    /// Counts a block as taken once there is one.
+    fn wait(
+        &self,
+        share: impl Fn() -> Share,
+        cancel: &Cancel,
+        stop: &AtomicBool,
+    ) -> Result<MutexGuard<'_, State>> {
         let mut state = self.0.lock();
         loop {
             cancel.check()?;
@@ -91,14 +139,7 @@ impl Pool {
             };
             if state.live < most {
                 state.live += 1;
-                let data = state.free.pop();
-                drop(state);
-                let data = data.unwrap_or_else(|| vec![0; self.0.block_bytes].into());
-                return Ok(Block {
-                    data,
-                    len: 0,
-                    pool: self.0.clone(),
-                });
+                return Ok(state);
             }
             state = self
                 .0
@@ -149,6 +190,27 @@ impl Block {
     }
 }
 
+/// Bytes that stand for a block.
+struct Adopted {
+    bytes: Bytes,
+    pool: Arc<Shared>,
+}
+
+impl AsRef<[u8]> for Adopted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        // First the bytes, then the room for others.
+        drop(std::mem::take(&mut self.bytes));
+        self.pool.lock().live -= 1;
+        self.pool.freed.notify_all();
+    }
+}
+
 impl AsRef<[u8]> for Block {
     fn as_ref(&self) -> &[u8] {
         &self.data[..self.len]
@@ -193,6 +255,25 @@ mod tests {
         });
         drop(slice);
         assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn adopted_bytes_count_as_blocks() {
+        let pool = Pool::new(4 << 20, 4);
+        assert!(pool.adopts(4 << 20) && pool.adopts(2 << 20));
+        assert!(!pool.adopts((4 << 20) + 1) && !pool.adopts(1 << 20));
+        let cancel = Cancel::new();
+        let all = || Share::All;
+        let mut held: Vec<_> = (0..4)
+            .map(|_| pool.adopt(Bytes::from_static(b"abc"), all, &cancel, &GO))
+            .map(Result::unwrap)
+            .collect();
+        let slice = held.pop().unwrap().slice(1..);
+        assert_eq!(&slice[..], b"bc");
+        assert_eq!(pool.0.lock().live, 4);
+        drop(slice);
+        assert_eq!(pool.0.lock().live, 3);
+        pool.take(all, &cancel, &GO).unwrap();
     }
 
     #[test]

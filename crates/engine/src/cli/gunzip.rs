@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use unlade_unpack::{
-    Error, Result,
+    Error, Kind, Result,
     decode::gzip::{Decoder, Parallel},
     source::{BlobSource, FileSource, ReadSource},
 };
@@ -65,24 +65,38 @@ fn gunzip(args: &GunzipArgs, broken: &mut bool) -> Result<()> {
     };
     let mut next = || {
         let chunk = source.next_chunk();
-        chunk.map_err(|e| Error::host(format!("read {name}"), e))
+        chunk.map_err(|e| Error::host("read", e).in_part(name.clone()))
     };
     let threads = args
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let small = source_len(args).is_some_and(|n| n < PARALLEL_FROM);
-    let done = if threads > 1 && !small {
-        let memory = args
-            .memory
-            .map_or(MEMORY, |m| usize::try_from(m).unwrap_or(usize::MAX));
-        let parallel = Parallel::new(threads, memory);
+    let memory = args
+        .memory
+        .map_or(MEMORY, |m| usize::try_from(m).unwrap_or(usize::MAX));
+    let parallel = Parallel::new(threads, memory);
+    let done = if parallel.threads > 1 && !small {
         parallel
             .run(&mut next, &mut |bytes| write(&bytes))
             .map(drop)
     } else {
         stream(&mut next, &mut write)
     };
-    done.map_err(|e| e.in_part(name.clone()))
+    done.map_err(|e| reworded(e, &name))
+}
+
+/// The library speaks of layers and blobs.
+fn reworded(e: Error, name: &str) -> Error {
+    if e.kind() != Kind::BadInput {
+        return e;
+    }
+    let message = match e.place().offset {
+        Some((_, at)) => format!("{} (at byte {at} of the input)", e.message()),
+        None => e.message().to_owned(),
+    };
+    Error::new(e.kind(), message)
+        .with_hint("the input is damaged or incomplete: fetch it again")
+        .in_part(name)
 }
 
 fn stream(
@@ -94,8 +108,10 @@ fn stream(
     while let Some(chunk) = next()? {
         let mut input = &chunk[..];
         loop {
-            let done = decoder.decode(input, &mut buf)?;
-            write(&buf[..done.written])?;
+            let done = decoder.decode(input, &mut buf);
+            // What came before a fault too.
+            write(&buf[..decoder.written()])?;
+            let done = done?;
             input = &input[done.read..];
             if input.is_empty() && done.written < buf.len() {
                 break;
@@ -122,6 +138,10 @@ fn open(args: &GunzipArgs) -> Result<(Box<dyn BlobSource>, String)> {
     })?;
     // A pipe has no offsets to read at.
     let source: Box<dyn BlobSource> = match file.metadata() {
+        Ok(meta) if meta.is_dir() => {
+            let message = format!("{name} is a directory, not a gzip file");
+            return Err(Error::new(Kind::BadInput, message).with_hint("give a file in it"));
+        }
         Ok(meta) if meta.is_file() => {
             Box::new(FileSource::new(file).map_err(|e| Error::host(format!("open {name}"), e))?)
         }

@@ -92,7 +92,10 @@ fn registry(change: Change) -> (Server, Arc<Mutex<Kept>>) {
                     let (first, end) = range.split_once('-').unwrap();
                     let (first, end): (usize, usize) =
                         (first.parse().unwrap(), end.parse().unwrap());
-                    assert_eq!(end + 1 - first, seen.body.len());
+                    // A client that was cancelled stops in the middle.
+                    if end + 1 - first != seen.body.len() {
+                        return Reply::new(400);
+                    }
                     if first != upload.len() {
                         return Reply::new(416);
                     }
@@ -339,7 +342,12 @@ async fn a_cancelled_upload_is_taken_back() {
         .await
         .unwrap_err();
     assert_eq!(e.kind(), Kind::Cancelled);
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    for _ in 0..100 {
+        if count(&server, "DELETE") > 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     assert_eq!(count(&server, "DELETE"), 1);
     assert!(kept.lock().unwrap().uploads.is_empty());
 }

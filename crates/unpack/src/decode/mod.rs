@@ -9,7 +9,7 @@ mod zstd;
 
 use self::{gzip::Gzip, zstd::Zstd};
 use crate::{
-    error::{Error, Kind, Result, Stream},
+    error::{Error, Result, Stream},
     limits::Limits,
 };
 
@@ -146,7 +146,7 @@ impl Decoder {
     /// Checks that the blob may end here.
     ///
     /// # Errors
-    /// A stream cut short.
+    /// A stream cut short, or a compressed one without a member or frame.
     pub fn finish(&self) -> Result<()> {
         let whole = match &self.inner {
             Inner::None => true,
@@ -156,17 +156,27 @@ impl Decoder {
         if whole {
             return Ok(());
         }
-        Err(
-            Error::new(Kind::BadInput, "the compressed stream is cut short")
-                .with_hint("the layer is truncated: fetch or build it again")
-                .at_offset(Stream::Compressed, self.position),
-        )
+        Err(gzip::cut(self.position))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_no_compressed_stream() {
+        let fresh = |c| Decoder::new(c, &Limits::default()).unwrap();
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let mut decoder = fresh(compression);
+            decoder.decode(&[], &mut [0; 10]).unwrap();
+            let e = decoder.finish().unwrap_err();
+            assert!(e.to_string().contains("is empty"), "{e}");
+            assert_eq!(e.place().offset, Some((Stream::Compressed, 0)));
+        }
+        assert!(gzip::Decoder::new().finish().is_err());
+        fresh(Compression::None).finish().unwrap();
+    }
 
     #[test]
     fn labels_are_checked() {

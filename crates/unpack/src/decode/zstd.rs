@@ -15,6 +15,8 @@ pub(super) struct Zstd {
     decoder: Decoder<'static>,
     /// libzstd's hint: 0 exactly at the end of a frame.
     hint: usize,
+    /// A frame has begun.
+    begun: bool,
     window: u64,
     /// The first bytes of the current frame.
     head: Vec<u8>,
@@ -41,6 +43,7 @@ impl Zstd {
         Ok(Self {
             decoder,
             hint: 0,
+            begun: false,
             window,
             head: Vec::with_capacity(HEAD),
             frame: 0,
@@ -66,6 +69,7 @@ impl Zstd {
                 .run(&mut from, &mut to)
                 .map_err(|e| self.error(&e))?;
             let (read, written) = (from.pos(), to.pos());
+            self.begun |= read > 0;
             if self.head.len() < HEAD {
                 self.head
                     .extend_from_slice(&input[total.read..total.read + read]);
@@ -105,8 +109,9 @@ impl Zstd {
         damaged(&text.to_lowercase())
     }
 
+    /// Behind a frame.
     pub(super) fn at_end(&self) -> bool {
-        self.hint == 0
+        self.begun && self.hint == 0
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Batch, FileJob, Work, Writers};
+use super::{Batch, FileJob, Work, Writers, guarded};
 use crate::{
     attrs,
     entry::{Time, Xattrs},
@@ -299,7 +299,7 @@ impl Stream {
         drop(state);
         if ended {
             if !self.failed()
-                && let Err(e) = self.complete()
+                && let Err(e) = guarded(|| self.complete())
             {
                 self.batch.fail(e);
             }
@@ -313,7 +313,7 @@ impl Stream {
         if self.failed() {
             return 0;
         }
-        match write_at(&self.fd, at, bytes, &self.meta) {
+        match guarded(|| write_at(&self.fd, at, bytes, &self.meta)) {
             Ok(()) => bytes.len() as u64,
             Err(e) => {
                 self.batch.fail(e);

@@ -10,6 +10,7 @@ mod uring;
 
 use std::{
     fmt,
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -153,6 +154,17 @@ struct BatchState {
     returned: Vec<FileJob>,
 }
 
+/// Does a writer's work on one file; a panic is an error of that file's layer. So its batch is
+/// counted off and the writer lives on for others.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::new(
+            crate::error::Kind::Bug,
+            "a writer of the pipeline panicked",
+        ))
+    })
+}
+
 impl Batch {
     fn lock(&self) -> MutexGuard<'_, BatchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -237,5 +249,17 @@ impl Batch {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_of_the_layer() {
+        let e = guarded::<()>(|| panic!("a panic that the test asks for")).unwrap_err();
+        assert_eq!(e.kind(), crate::error::Kind::Bug);
+        assert_eq!(guarded(|| Ok(7)).unwrap(), 7);
     }
 }

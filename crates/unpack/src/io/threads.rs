@@ -8,7 +8,7 @@ use std::{
 
 use crossbeam_channel::Receiver;
 
-use super::{FileJob, Stats, Work, file};
+use super::{FileJob, Stats, Work, file, guarded};
 use crate::{
     error::{Error, Result},
     sys,
@@ -59,7 +59,7 @@ pub(super) fn one(job: FileJob, umask_is_zero: bool) -> u64 {
     let mut bytes = 0;
     // After the first error the rest is only counted off.
     if !batch.failed() {
-        match file::write_file(job, umask_is_zero) {
+        match guarded(|| file::write_file(job, umask_is_zero)) {
             Ok(Ok(n)) => bytes = n,
             Ok(Err(job)) => batch.give_back(job),
             Err(e) => batch.fail(e),

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::fs::{self, AtFlags};
 
-use super::{FileJob, Stats, Work, file, file::Stream, threads};
+use super::{FileJob, Stats, Work, file, file::Stream, guarded, threads};
 use crate::{
     error::{Error, Result},
     fault,
@@ -224,7 +224,7 @@ impl Engine {
             InFlight::File { job, .. } if done.ok => {
                 let bytes = job.size;
                 let batch = job.batch.clone();
-                if let Err(e) = finish(&job) {
+                if let Err(e) = guarded(|| finish(&job)) {
                     batch.fail(e);
                 }
                 batch.done(1);

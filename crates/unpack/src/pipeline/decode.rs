@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -12,6 +13,7 @@ use crossbeam_channel::Sender;
 use super::{
     Expect, Progress,
     flow::{Busy, Flow},
+    panicked,
 };
 use crate::{
     decode::{self, Compression, Decoder, gzip::Parallel},
@@ -57,7 +59,9 @@ pub(super) struct Decode {
 impl Decode {
     pub(super) fn run(mut self, mut source: impl BlobSource) -> Decoded {
         let started = Instant::now();
-        if let Err(e) = self.stream(&mut source) {
+        // A source is not ours, and may panic: that must never look like the blob's end.
+        let done = panic::catch_unwind(AssertUnwindSafe(|| self.stream(&mut source)));
+        if let Err(e) = done.unwrap_or_else(|_| Err(panicked())) {
             // A receiver that is gone has its own error.
             let _ = self.blocks.send(Err(e));
         }
@@ -90,8 +94,10 @@ impl Decode {
             start.extend_from_slice(&chunk[..chunk.len().min(16)]);
             first.push(chunk);
         }
-        let compression = Compression::sniff(&start);
-        if let Some(told) = self.expect.compression {
+        let mut compression = Compression::sniff(&start);
+        if start.is_empty() {
+            compression = self.of_nothing()?;
+        } else if let Some(told) = self.expect.compression {
             compression.expect(told, &start)?;
         } else if let Some(name) = decode::foreign(&start) {
             let message = format!("the layer is compressed with {name}");
@@ -104,6 +110,7 @@ impl Decode {
             Compression::Gzip => {
                 let small = total.is_some_and(|n| n <= self.one_shot as u64);
                 if source.is_local() && small {
+                    // What it is at fault of is told best, and with its place, by the other one.
                     let Some(rest) = self.in_one_go(first, source)? else {
                         self.advance(total);
                         return Ok(());
@@ -120,7 +127,20 @@ impl Decode {
         self.streaming(compression, first, source, total)
     }
 
-    /// The source's own buffers go on as they are.
+    /// What no bytes at all are: what the image calls them, but never a layer that nothing is
+    /// known about, such as the output of a command that failed.
+    fn of_nothing(&self) -> Result<Compression> {
+        let known = self.expect.blob.is_some() || self.expect.diff_id.is_some();
+        match self.expect.compression {
+            Some(told) => Ok(told),
+            None if known => Ok(Compression::None),
+            None => Err(Error::bad("the source is empty")
+                .with_hint("check what writes it: even a layer without files has bytes")),
+        }
+    }
+
+    /// The source's own buffers go on as they are and count as blocks of the pool; pieces too
+    /// small or too large for that are copied into blocks.
     fn plain(
         &mut self,
         first: Vec<Bytes>,
@@ -128,14 +148,45 @@ impl Decode {
         total: Option<u64>,
     ) -> Result<()> {
         self.report.decoder = "none".into();
-        for chunk in first {
-            self.emit(chunk)?;
-        }
-        while let Some(chunk) = self.next(source)? {
-            self.emit(chunk)?;
+        let mut pending = first.into_iter();
+        let mut block: Option<Block> = None;
+        loop {
+            let chunk = match pending.next() {
+                Some(chunk) => chunk,
+                None => match self.next(source)? {
+                    Some(chunk) => chunk,
+                    None => break,
+                },
+            };
+            if block.is_none() && self.pool.adopts(chunk.len()) {
+                let chunk = self.with_pool(|pool, share, flow| {
+                    pool.adopt(chunk, share, &flow.cancel, &flow.stop)
+                })?;
+                self.emit(chunk)?;
+            } else {
+                let mut rest = &chunk[..];
+                while !rest.is_empty() {
+                    let mut to = match block.take() {
+                        Some(block) => block,
+                        None => self.block()?,
+                    };
+                    let n = rest.len().min(to.spare().len());
+                    to.spare()[..n].copy_from_slice(&rest[..n]);
+                    to.fill(n);
+                    rest = &rest[n..];
+                    if to.is_full() {
+                        self.emit(to.freeze())?;
+                    } else {
+                        block = Some(to);
+                    }
+                }
+            }
             self.advance(total);
         }
-        Ok(())
+        match block {
+            Some(block) => self.emit(block.freeze()),
+            None => Ok(()),
+        }
     }
 
     /// Gives the blob back if it turns out to be too large.
@@ -148,7 +199,7 @@ impl Decode {
         while let Some(chunk) = self.next(source)? {
             blob.extend_from_slice(&chunk);
         }
-        let Some(tar) = decode::one_shot(&blob, self.one_shot)? else {
+        let Ok(Some(tar)) = decode::one_shot(&blob, self.one_shot) else {
             return Ok(Some(blob.into()));
         };
         self.report.decoder = "libdeflate one-shot".into();
@@ -262,6 +313,14 @@ impl Decode {
     }
 
     fn block(&mut self) -> Result<Block> {
+        self.with_pool(|pool, share, flow| pool.take(share, &flow.cancel, &flow.stop))
+    }
+
+    /// Waits for the pool; `take` gets it with the share that this layer has.
+    fn with_pool<T>(
+        &mut self,
+        take: impl FnOnce(&Pool, &dyn Fn() -> Share, &Flow) -> Result<T>,
+    ) -> Result<T> {
         self.waiting(|this| {
             let share = || {
                 if this.flow.applying.load(Ordering::Relaxed) {
@@ -271,7 +330,7 @@ impl Decode {
                 }
             };
             // The flow's own stop is seen when the receiver is gone.
-            this.pool.take(share, &this.flow.cancel, &this.flow.stop)
+            take(&this.pool, &share, &this.flow)
         })
     }
 

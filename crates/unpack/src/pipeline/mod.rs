@@ -11,6 +11,8 @@
 mod decode;
 mod digest;
 mod flow;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{
@@ -193,16 +195,19 @@ impl Unpacker {
     /// core applies and one hashes. More than three would wait for the digest, which is not
     /// parallel.
     fn parallel(&self, shared: &Shared) -> Option<Parallel> {
+        let others = shared.in_flight.load(Ordering::Relaxed);
         let threads = self.decode_threads.unwrap_or_else(|| {
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            let alone = shared.in_flight.load(Ordering::Relaxed) == 0;
-            if alone {
+            if others == 0 {
                 cores.saturating_sub(2).clamp(1, 3)
             } else {
                 1
             }
         });
-        (threads > 1).then(|| Parallel::new(threads, self.memory / 2))
+        // Half of the budget, of which each layer more gets half of what the last one got.
+        let memory = (self.memory / 2) >> others.min(16);
+        let parallel = Parallel::new(threads, memory);
+        (parallel.threads > 1).then_some(parallel)
     }
 
     /// A sink that applies layers to the directory `root`.
@@ -418,6 +423,10 @@ impl Layer {
                     Step::Entry(entry) => {
                         let place = (entry.index, entry.path.clone(), entry.offset);
                         want = sink.entry(entry).map_err(|e| {
+                            // A writer's error is about an entry before this one.
+                            if e.place().entry.is_some_and(|n| n != place.0) {
+                                return e;
+                            }
                             e.at_entry(place.0, &place.1)
                                 .at_offset(Stream::Tar, place.2)
                         })?;
@@ -465,16 +474,15 @@ impl Layer {
         sink: &mut dyn Sink,
         (mut apply, mut write): (Busy, Stage),
     ) -> Result<LayerReport> {
-        let bug = || Error::new(Kind::Bug, "a thread of the pipeline panicked");
         let decoded = self
             .decode
             .take()
             .map(JoinHandle::join)
             .and_then(Result::ok);
-        let decoded = decoded.ok_or_else(bug)?;
-        let (blob, tar) = self.digests.take().ok_or_else(bug)?;
-        let (blob, blob_busy) = blob.join().map_err(|_| bug())?;
-        let (tar, tar_busy) = tar.join().map_err(|_| bug())?;
+        let decoded = decoded.ok_or_else(panicked)?;
+        let (blob, tar) = self.digests.take().ok_or_else(panicked)?;
+        let (blob, blob_busy) = blob.join().map_err(|_| panicked())?;
+        let (tar, tar_busy) = tar.join().map_err(|_| panicked())?;
         let hold = |what: &str, want: Option<Digest>, got: Digest, hint: &str| match want {
             Some(want) if want != got => {
                 let message = format!("{what} is {got}, expected {want}");
@@ -517,6 +525,10 @@ impl Layer {
             ],
         })
     }
+}
+
+fn panicked() -> Error {
+    Error::new(Kind::Bug, "a thread of the pipeline panicked")
 }
 
 impl Drop for Layer {

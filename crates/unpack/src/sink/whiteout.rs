@@ -120,9 +120,6 @@ fn purge_below(
     work.barrier(root)?;
     let mut todo = vec![dir.path.clone()];
     while let Some(path) = todo.pop() {
-        if work.seen.is_own(&path) {
-            continue;
-        }
         let at = if path.is_empty() {
             Some(root.top().clone())
         } else {
@@ -132,6 +129,10 @@ fn purge_below(
         work.touch(&at);
         if (*path != *dir.path || and_itself) && work.seen.get(&path) == Some(false) {
             refresh(work, &at)?;
+        }
+        // Looked through before; but the marker that did it may have left the directory itself.
+        if work.seen.is_own(&path) {
+            continue;
         }
         let mut gone = Vec::new();
         each_name(&at, |name, kind| {

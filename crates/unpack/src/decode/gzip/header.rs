@@ -2,7 +2,7 @@
 
 use super::stream::Sum;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Stream},
     sys::crc32,
 };
 
@@ -161,8 +161,14 @@ pub(super) fn check_trailer(trailer: [u8; 8], sum: Sum) -> Result<()> {
     Ok(())
 }
 
-/// What a stream without its end gets.
-pub(super) fn cut() -> Error {
-    Error::bad("the compressed stream is cut short")
+/// What a stream of `read` bytes without its end gets.
+pub(crate) fn cut(read: u64) -> Error {
+    let message = if read == 0 {
+        "the compressed stream is empty"
+    } else {
+        "the compressed stream is cut short"
+    };
+    Error::bad(message)
         .with_hint("the layer is truncated: fetch or build it again")
+        .at_offset(Stream::Compressed, read)
 }

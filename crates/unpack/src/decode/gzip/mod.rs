@@ -37,6 +37,7 @@ mod stream;
 mod tests;
 
 pub use checkpoint::Checkpoint;
+pub(super) use header::cut;
 pub(crate) use one_shot::one_shot;
 pub use parallel::{Done, Parallel};
 pub use reader::{Decoder, Reader};

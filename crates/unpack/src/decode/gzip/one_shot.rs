@@ -28,7 +28,7 @@ pub(crate) fn one_shot(blob: &[u8], most: usize) -> Result<Option<Vec<u8>>> {
     while at < blob.len() {
         let mut header = Header::default();
         while !header
-            .byte(*blob.get(at).ok_or_else(|| place(cut(), at))?)
+            .byte(*blob.get(at).ok_or_else(|| cut(blob.len() as u64))?)
             .map_err(|e| place(e, at))?
         {
             at += 1;
@@ -47,7 +47,7 @@ pub(crate) fn one_shot(blob: &[u8], most: usize) -> Result<Option<Vec<u8>>> {
         at += read;
         let trailer = blob[at..]
             .first_chunk::<8>()
-            .ok_or_else(|| place(cut(), at))?;
+            .ok_or_else(|| cut(blob.len() as u64))?;
         let member = &out[len..len + written];
         let sum = Sum {
             crc: crc32(0, member),

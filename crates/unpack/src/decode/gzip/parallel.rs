@@ -66,6 +66,9 @@ const MOST_RATIO: usize = 8;
 /// Least bytes of output in two consecutive pieces: a receiver that holds on to some MiB in a row
 /// never holds all slots.
 const EMIT_LEAST: usize = 1 << 20;
+/// Bytes of a chunk.
+const CHUNK_LEAST: usize = 64 << 10;
+const CHUNK_MOST: usize = 2 << 20;
 /// After this many useless pieces in a row no start is looked for …
 const MISSES: u32 = 4;
 /// … in this many chunks.
@@ -74,16 +77,31 @@ const REST: u32 = 32;
 const HELD: usize = 8;
 
 impl Parallel {
-    /// `threads` threads in about `memory` bytes.
+    /// `threads` threads in `memory` bytes, or as many as these are enough for: two take
+    /// 21 MiB. With one it is better to stream.
     pub fn new(threads: usize, memory: usize) -> Self {
-        let threads = threads.clamp(1, 256);
-        // A task takes its input twice over, markers of two bytes and as many bytes of output.
-        let per_byte = (2 + 3 * MOST_RATIO) * (threads + 2) + MOST_RATIO * HELD;
-        let chunk_bytes = (memory / per_byte).clamp(64 << 10, 2 << 20);
+        let mut threads = threads.clamp(1, 256);
+        while threads > 1 && Self::most_bytes(threads, CHUNK_LEAST) > memory {
+            threads -= 1;
+        }
+        // Where pieces of output are not of the least size.
+        let chunk_bytes = memory / Self::most_bytes(threads, 1 << 20).div_ceil(1 << 20);
+        let chunk_bytes = if chunk_bytes * MOST_RATIO < EMIT_LEAST {
+            CHUNK_LEAST
+        } else {
+            chunk_bytes.min(CHUNK_MOST)
+        };
         Self {
             threads,
             chunk_bytes,
         }
+    }
+
+    /// What a decode takes at most.
+    fn most_bytes(threads: usize, chunk: usize) -> usize {
+        let out = (chunk * MOST_RATIO).max(EMIT_LEAST);
+        // A task takes its input twice over, markers of two bytes and as many bytes of output.
+        (2 * chunk + 3 * out) * (threads + 2) + HELD * out
     }
 
     /// Decodes what `next` provides and hands the output to `emit`, in order. Both are called on
@@ -285,9 +303,9 @@ struct Join<'a> {
 impl Join<'_> {
     fn run(&mut self) -> Result<()> {
         let result = self.join_all();
-        // What came before an error is still right.
+        // What came before an error is still right, or has an error of its own that comes first.
         let flushed = self.flush(true);
-        result.and(flushed)
+        flushed.and(result)
     }
 
     fn join_all(&mut self) -> Result<()> {
@@ -298,11 +316,7 @@ impl Join<'_> {
             if self.tasks.is_empty() && !more {
                 self.advance(None)?;
                 let whole = self.decoder.at_end();
-                return if whole {
-                    Ok(())
-                } else {
-                    Err(cut().at_offset(Stream::Compressed, self.read))
-                };
+                return if whole { Ok(()) } else { Err(cut(self.read)) };
             }
             if !self.eof && self.tasks.len() < self.most_tasks && self.dispatchable().is_none() {
                 self.read_chunk()?;
@@ -403,7 +417,7 @@ impl Join<'_> {
                 let bytes = task.slot.bytes(buffers.plain, used);
                 self.ready
                     .push_back(Ready::Bytes(bytes, segments, task.slot));
-                done.map_err(|e| self.at_fault(e))?;
+                done?;
             }
             Finished::Nothing(buffers) => {
                 task.slot.give(buffers);
@@ -432,10 +446,6 @@ impl Join<'_> {
         if self.misses >= MISSES {
             (self.misses, self.resting) = (0, REST);
         }
-    }
-
-    fn at_fault(&self, e: Error) -> Error {
-        e.at_offset(Stream::Compressed, self.decoder.bit() / 8)
     }
 
     /// Joins a piece if it begins where everything before it ends.
@@ -512,7 +522,7 @@ impl Join<'_> {
             let segments = self.decoder.segments();
             let bytes = slot.bytes(buffers.plain, used);
             self.ready.push_back(Ready::Bytes(bytes, segments, slot));
-            done.map_err(|e| self.at_fault(e))?;
+            done?;
             if used < EMIT_LEAST {
                 // The end of the input.
                 break;
@@ -527,6 +537,7 @@ impl Join<'_> {
         let done = self.flush_ready(all);
         if done.is_err() {
             self.ready.clear();
+            self.small = None;
         }
         done
     }
@@ -564,10 +575,18 @@ impl Join<'_> {
                     (slot.bytes(plain, len), vec![segment], slot)
                 }
             };
+            let mut len = 0;
             for segment in segments {
+                len += segment.sum.length;
                 self.sum = self.sum.and(segment.sum);
-                if let Some(trailer) = segment.trailer {
-                    check_trailer(trailer, std::mem::take(&mut self.sum))?;
+                if let Some(trailer) = segment.trailer
+                    && let Err(e) = check_trailer(trailer.bytes, std::mem::take(&mut self.sum))
+                {
+                    // Just what decoding in order gives before it comes to this.
+                    let len = usize::try_from(len).map_or(bytes.len(), |n| n.min(bytes.len()));
+                    self.emit(bytes.slice(..len), slot)?;
+                    self.emit_small()?;
+                    return Err(e.at_offset(Stream::Compressed, trailer.end));
                 }
             }
             self.done.bytes += bytes.len() as u64;

@@ -8,15 +8,19 @@ use proptest::prelude::*;
 use super::{Decoder, Done, Parallel};
 use crate::error::Result;
 
-fn serial(blob: &[u8]) -> Result<Vec<u8>> {
+/// (output so far, how it ended)
+fn serial(blob: &[u8]) -> (Vec<u8>, Result<()>) {
     let mut decoder = Decoder::new();
     let (mut out, mut buf, mut at) = (Vec::new(), vec![0; 100_000], 0);
     loop {
-        let done = decoder.decode(&blob[at..], &mut buf)?;
-        at += done.read;
-        out.extend_from_slice(&buf[..done.written]);
-        if at == blob.len() && done.written < buf.len() {
-            return decoder.finish().map(|()| out);
+        let done = decoder.decode(&blob[at..], &mut buf);
+        out.extend_from_slice(&buf[..decoder.written()]);
+        match done {
+            Ok(done) => at += done.read,
+            Err(e) => return (out, Err(e)),
+        }
+        if at == blob.len() && decoder.written() < buf.len() {
+            return (out, decoder.finish());
         }
     }
 }
@@ -75,22 +79,49 @@ fn members_and_flushes_need_no_second_stage() {
 #[test]
 fn damage_is_found_as_in_order() {
     let data = text(200_000);
-    let blob = gz(&data, 6);
-    for at in [50_000, 150_000, 300_000, blob.len() - 5, blob.len() - 1] {
-        let mut bad = blob.clone();
-        bad[at] ^= 0x10;
-        let want = serial(&bad).unwrap_err().to_string();
-        let (_, got) = parallel(&bad, 2, 64 << 10, 5000);
-        let got = got.unwrap_err().to_string();
-        assert!(
-            got.starts_with(&want) || want.starts_with(&got),
-            "{at}: {want} / {got}"
-        );
+    let one = gz(&data, 6);
+    let blob = [&one[..], &gz(b"a second member", 6), b"\0garbage"].concat();
+    let end = one.len();
+    let mut damaged = vec![blob.clone()];
+    for at in [
+        50_000,
+        150_000,
+        300_000,
+        end - 5,
+        end - 1,
+        end + 3,
+        end + 20,
+    ] {
+        damaged.push(blob.clone());
+        damaged.last_mut().unwrap()[at] ^= 0x10;
     }
-    for cut in [0, 5, 100_000, blob.len() - 8, blob.len() - 1] {
-        let (_, got) = parallel(&blob[..cut], 2, 64 << 10, 5000);
-        assert_eq!(got.is_err(), serial(&blob[..cut]).is_err(), "cut at {cut}");
+    for cut in [0, 5, 100_000, end - 8, end - 1, end + 2] {
+        damaged.push(blob[..cut].to_vec());
     }
+    for (i, bad) in damaged.iter().enumerate() {
+        let (out, want) = serial(bad);
+        let want = want.unwrap_err();
+        assert!(want.place().offset.is_some(), "{want}");
+        let (got_out, got) = parallel(bad, 2, 64 << 10, 5000);
+        assert_eq!(got.unwrap_err().to_string(), want.to_string(), "{i}");
+        assert!(got_out == out, "{i}: {} / {}", got_out.len(), out.len());
+    }
+}
+
+#[test]
+fn threads_fit_the_memory() {
+    for (threads, mib, want) in [
+        (16, 8, 1),
+        (2, 20, 1),
+        (2, 21, 2),
+        (16, 64, 15),
+        (3, 128, 3),
+    ] {
+        let options = Parallel::new(threads, mib << 20);
+        assert_eq!(options.threads, want, "{threads} threads in {mib} MiB");
+        assert!(options.chunk_bytes >= 64 << 10);
+    }
+    assert_eq!(Parallel::new(2, 512 << 20).chunk_bytes, 2 << 20);
 }
 
 #[test]
@@ -176,10 +207,10 @@ proptest! {
             blob[at] ^= 1 << bit;
         }
         let (out, done) = parallel(&blob, threads, chunk, piece);
-        match serial(&blob) {
-            Ok(want) => prop_assert!(done.is_ok() && out == want),
-            Err(_) => prop_assert!(done.is_err()),
-        }
+        let (want, how) = serial(&blob);
+        prop_assert!(out == want);
+        let text = |e: crate::Error| e.to_string();
+        prop_assert_eq!(done.map(drop).map_err(text), how.map_err(text));
     }
 
     #[test]

@@ -97,17 +97,18 @@ pub(super) fn known(
     while !decoder.stopped() {
         let Some(input) = chunks.iter().find_map(|c| c.from(decoder.taken())) else {
             // Bits that are held may still be something.
-            let done = decoder.decode(&[], &mut plain[*used..])?;
-            *used += done.written;
-            return Ok(());
+            let done = decoder.decode(&[], &mut plain[*used..]);
+            *used += decoder.written();
+            return done.map(drop);
         };
         if *used == plain.len() {
             return Ok(());
         }
         // In steps, so that the checksum finds its bytes in the cache.
         let end = (*used + 4 * STEP).min(plain.len());
-        let done = decoder.decode(input, &mut plain[*used..end])?;
-        *used += done.written;
+        let done = decoder.decode(input, &mut plain[*used..end]);
+        *used += decoder.written();
+        done?;
     }
     Ok(())
 }

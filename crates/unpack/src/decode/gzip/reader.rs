@@ -3,10 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::{checkpoint::Checkpoint, header::cut, stream::Gzip};
-use crate::{
-    decode::Progress,
-    error::{Result, Stream},
-};
+use crate::{decode::Progress, error::Result};
 
 /// A streaming decoder of a gzip file with any number of members.
 #[derive(Debug, Default)]
@@ -29,21 +26,24 @@ impl Decoder {
     /// # Errors
     /// Anything that is not a well-formed, undamaged stream, with the place in the file.
     pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Progress> {
-        let at = |this: &Self| this.0.bit() / 8;
-        self.0
-            .decode(input, output)
-            .map_err(|e| e.at_offset(Stream::Compressed, at(self)))
+        self.0.decode(input, output)
+    }
+
+    /// How many bytes the last call of [`Decoder::decode`] wrote. After an error they are what
+    /// came before the fault, under no checksum as yet.
+    pub fn written(&self) -> usize {
+        self.0.written()
     }
 
     /// Checks that the file may end here.
     ///
     /// # Errors
-    /// A file cut short.
+    /// A file cut short, or without a member.
     pub fn finish(&self) -> Result<()> {
         if self.0.at_end() {
             return Ok(());
         }
-        Err(cut().at_offset(Stream::Compressed, self.0.taken()))
+        Err(cut(self.0.taken()))
     }
 
     /// Makes [`Decoder::decode`] come back early, at the first boundary between blocks or members

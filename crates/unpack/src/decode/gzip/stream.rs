@@ -9,7 +9,7 @@ use crate::{
         Progress,
         inflate::{Bits, Blocks, Fault, History, Out, Status},
     },
-    error::Result,
+    error::{Result, Stream},
     sys::crc32,
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Gzip {
     trailer: [u8; 8],
     /// Bytes of input taken.
     read: u64,
+    /// Bytes that the last call wrote, also if it failed.
+    written: usize,
     /// Bits of the next byte that belong to what came before.
     skip: u32,
     /// Where to stop: at the first boundary from this bit on.
@@ -64,8 +66,17 @@ impl Sum {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) sum: Sum,
-    /// What the member's trailer says, where the part reaches it.
-    pub(super) trailer: Option<[u8; 8]>,
+    /// The member's trailer, where the part reaches it.
+    pub(super) trailer: Option<Trailer>,
+}
+
+/// What follows a member's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trailer {
+    /// Checksum and length as stored.
+    pub(super) bytes: [u8; 8],
+    /// Offset of the byte behind it.
+    pub(super) end: u64,
 }
 
 /// What becomes of a member's trailer.
@@ -193,7 +204,17 @@ impl Gzip {
         let before = self.read;
         let result = self.members(input, output, &mut done, before);
         self.read = before + done.read as u64;
-        result.map(|()| done)
+        self.written = done.written;
+        // Always at the same place, however the input is cut.
+        let at = self.bit() / 8;
+        result
+            .map(|()| done)
+            .map_err(|e| e.at_offset(Stream::Compressed, at))
+    }
+
+    /// Bytes that the last call wrote, also if it failed: they came before the fault.
+    pub(super) fn written(&self) -> usize {
+        self.written
     }
 
     fn members(
@@ -216,7 +237,9 @@ impl Gzip {
                     let Some(byte) = self.bits.byte(input, &mut done.read) else {
                         return Ok(());
                     };
-                    if header.byte(byte)? {
+                    let at = before + done.read as u64 - 1;
+                    let whole = header.byte(byte);
+                    if whole.map_err(|e| e.at_offset(Stream::Compressed, at))? {
                         self.state = State::Body;
                         self.blocks.reset();
                         self.history.clear();
@@ -240,9 +263,9 @@ impl Gzip {
                     self.trailer[*have] = byte;
                     *have += 1;
                     if *have == 8 {
+                        self.read = before + done.read as u64;
                         self.end_member()?;
                         self.state = State::default();
-                        self.read = before + done.read as u64;
                         self.boundary();
                     }
                 }
@@ -260,9 +283,13 @@ impl Gzip {
         match &mut self.checks {
             Checks::Now => check_trailer(self.trailer, sum),
             Checks::Later(segments) => {
+                let trailer = Trailer {
+                    bytes: self.trailer,
+                    end: self.read,
+                };
                 segments.push(Segment {
                     sum,
-                    trailer: Some(self.trailer),
+                    trailer: Some(trailer),
                 });
                 Ok(())
             }
@@ -291,6 +318,9 @@ impl Gzip {
             }
         };
         let end = done.written + out.pos;
+        if status.is_err() {
+            done.written = end;
+        }
         let status = status.map_err(|fault| {
             let bit = (before + done.read as u64) * 8 - u64::from(self.bits.left);
             fault_at(fault, bit)
@@ -305,7 +335,7 @@ impl Gzip {
 
     /// Between members, and not before the first.
     pub(crate) fn at_end(&self) -> bool {
-        self.at_member_start() && self.bits.left == 0
+        self.at_member_start() && self.bits.left == 0 && self.read > 0
     }
 
     /// All there is to go on from here, between two blocks.

@@ -25,7 +25,11 @@ fn stream(blob: &[u8], piece: usize) -> Result<Vec<u8>> {
             }
         }
     }
-    if gzip.at_end() { Ok(out) } else { Err(cut()) }
+    if gzip.at_end() {
+        Ok(out)
+    } else {
+        Err(cut(gzip.taken()))
+    }
 }
 
 fn both(blob: &[u8]) -> Result<Vec<u8>> {
