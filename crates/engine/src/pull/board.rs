@@ -2,7 +2,10 @@
 //! diffIDs once the config has come.
 
 use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,18 @@ pub(super) struct Board {
     state: Mutex<State>,
     changed: Condvar,
     cancel: Cancel,
+    failed: AtomicBool,
+}
+
+/// What an error is to the pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// The first of all: to be told.
+    Cause,
+    /// The caller had cancelled before anything failed.
+    Caller,
+    /// Others failed before, and stopped this one.
+    Others,
 }
 
 #[derive(Debug)]
@@ -49,6 +64,7 @@ impl Board {
             }),
             changed: Condvar::new(),
             cancel,
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -122,12 +138,19 @@ impl Board {
     }
 
     /// Something failed: everybody stops.
-    pub(super) fn fail(&self) {
+    pub(super) fn fail(&self) -> Blame {
+        let cancelled = self.cancel.is_cancelled();
+        let blame = match (self.failed.swap(true, Ordering::SeqCst), cancelled) {
+            (true, _) => Blame::Others,
+            (false, true) => Blame::Caller,
+            (false, false) => Blame::Cause,
+        };
         self.cancel.cancel();
         for parents in &self.lock().parents {
             parents.fail();
         }
         self.changed.notify_all();
+        blame
     }
 
     /// All layers, lowest first, once they are all published.
@@ -173,6 +196,18 @@ mod tests {
 
     fn id(n: u8) -> LayerId {
         LayerId::of(&digest(n))
+    }
+
+    #[test]
+    fn the_first_error_is_to_blame_unless_the_caller_had_cancelled() {
+        let board = Board::new(vec![None; 2], Cancel::new());
+        assert_eq!(board.fail(), Blame::Cause);
+        assert_eq!(board.fail(), Blame::Others);
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let board = Board::new(vec![None; 2], cancel);
+        assert_eq!(board.fail(), Blame::Caller);
+        assert_eq!(board.fail(), Blame::Others);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use unlade_graph::driver::{Driver, LayerId};
 use unlade_unpack::{Cancel, Digest, Unpacker};
 
 use self::{
-    board::Board,
+    board::{Blame, Board},
     choose::{Chosen, choose},
 };
 pub use self::{
@@ -280,13 +280,9 @@ impl Pull<'_> {
                     })
                 })
                 .collect();
-            let mut failed = |e: Error| {
-                // Those that were stopped say nothing of why.
-                if first.as_ref().is_none_or(|f| f.kind() == Kind::Cancelled) {
-                    first = Some(e);
-                }
-            };
-            let panicked = || Error::new(Kind::Bug, "a thread of the pull panicked");
+            // Those that were stopped say nothing of why.
+            let mut failed = |cause: Option<Error>| first = first.take().or(cause);
+            let panicked = || Some(Error::new(Kind::Bug, "a thread of the pull panicked"));
             match beside.join().unwrap_or_else(|_| Err(panicked())) {
                 Ok(done) => other = Some(done),
                 Err(e) => failed(e),
@@ -309,8 +305,13 @@ impl Pull<'_> {
             .ok_or_else(|| Error::new(Kind::Cancelled, "cancelled"))
     }
 
-    fn stop_all<T>(&self, done: Result<T>) -> Result<T> {
-        done.inspect_err(|_| self.board.fail())
+    /// On an error stops all threads. The error is given on only if it is what began it.
+    fn stop_all<T>(&self, done: Result<T>) -> std::result::Result<T, Option<Error>> {
+        done.map_err(|e| match self.board.fail() {
+            Blame::Cause => Some(e),
+            Blame::Caller => Some(Error::new(Kind::Cancelled, "cancelled")),
+            Blame::Others => None,
+        })
     }
 
     /// Fetches the config, and tells all of the diffIDs in it.
