@@ -365,7 +365,7 @@ fn records_that_contradict_the_documents_are_found() {
         ("UPDATE images SET manifest = digest", "its manifest"),
         (
             "UPDATE layers SET id = replace(id, 'sha', 'hsa')",
-            "damaged",
+            "is not the name",
         ),
         ("UPDATE blobs SET digest = upper(digest)", "digest"),
         (
@@ -399,6 +399,7 @@ fn put_back(root: &Path, db: &rusqlite::Connection) -> rusqlite::Result<()> {
         "image_layers",
         "manifests",
         "manifest_layers",
+        "names",
     ];
     db.pragma_update(None, "foreign_keys", false)?;
     for table in tables {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row};
 use serde::Serialize;
 
 use super::{Store, db::Tx, home::host};
@@ -54,47 +54,36 @@ impl Store {
     }
 
     fn count(&self, c: &Connection) -> Tx<Df> {
-        let driver = params![self.driver()];
-        let share = |r: &rusqlite::Row<'_>| {
-            let (count, active, bytes, used): (u64, u64, u64, u64) =
-                (r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?);
-            Ok(Share {
-                count,
-                active,
-                bytes,
-                reclaimable: bytes.saturating_sub(used),
-            })
+        // Looked up one by one: SQLite joins these tables in whatever order, some in seconds.
+        let layers =
+            "SELECT count(*), sum(used), sum(bytes), sum(bytes * used), sum(bytes * pinned)
+            FROM (SELECT bytes,
+              EXISTS (SELECT 1 FROM image_layers l CROSS JOIN images i ON i.key = l.image
+                WHERE l.layer = layers.id AND i.driver = ?1) AS used,
+              EXISTS (SELECT 1 FROM pins p WHERE p.layer = layers.id AND p.driver = ?1) AS pinned
+              FROM layers WHERE driver = ?1)";
+        let (layers, used, pinned) = c.query_row(layers, [self.driver()], |r| {
+            let share = share(r)?;
+            Ok((share, sum(r, 3)?, sum(r, 4)?))
+        })?;
+        let blobs = "SELECT count(*), sum(used), sum(size), sum(size * used)
+            FROM (SELECT size,
+              EXISTS (SELECT 1 FROM manifest_layers m WHERE m.blob = blobs.digest)
+              OR EXISTS (SELECT 1 FROM manifests m WHERE m.digest = blobs.digest)
+              OR EXISTS (SELECT 1 FROM images i WHERE i.digest = blobs.digest)
+              OR EXISTS (SELECT 1 FROM repo_digests d WHERE d.digest = blobs.digest) AS used
+              FROM blobs)";
+        let blobs = c.query_row(blobs, [], share)?;
+        let images = "SELECT (SELECT count(*) FROM images WHERE driver = ?1),
+              (SELECT count(DISTINCT image) FROM pins WHERE driver = ?1)";
+        let (count, active) =
+            c.query_row(images, [self.driver()], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        let images = Share {
+            count,
+            active,
+            bytes: used,
+            reclaimable: used.saturating_sub(pinned),
         };
-        let layers = c.query_row(
-            "WITH used AS (SELECT DISTINCT l.layer FROM image_layers l
-               JOIN images i ON i.key = l.image WHERE i.driver = ?1)
-             SELECT count(*), count(u.layer), coalesce(sum(bytes), 0),
-               coalesce(sum(bytes) FILTER (WHERE u.layer IS NOT NULL), 0)
-             FROM layers LEFT JOIN used u ON u.layer = layers.id WHERE driver = ?1",
-            driver,
-            share,
-        )?;
-        let blobs = c.query_row(
-            "WITH used AS (SELECT digest FROM images UNION SELECT digest FROM manifests
-               UNION SELECT digest FROM repo_digests UNION SELECT blob FROM manifest_layers)
-             SELECT count(*), count(u.digest), coalesce(sum(size), 0),
-               coalesce(sum(size) FILTER (WHERE u.digest IS NOT NULL), 0)
-             FROM blobs LEFT JOIN used u ON u.digest = blobs.digest",
-            [],
-            share,
-        )?;
-        let images = c.query_row(
-            "WITH used AS (SELECT DISTINCT l.layer FROM image_layers l
-               JOIN images i ON i.key = l.image WHERE i.driver = ?1)
-             SELECT (SELECT count(*) FROM images WHERE driver = ?1),
-               (SELECT count(DISTINCT image) FROM pins WHERE driver = ?1),
-               coalesce(sum(bytes), 0),
-               coalesce(sum(bytes) FILTER
-                 (WHERE id IN (SELECT layer FROM pins WHERE driver = ?1)), 0)
-             FROM layers JOIN used u ON u.layer = layers.id WHERE driver = ?1",
-            driver,
-            share,
-        )?;
         Ok(Df {
             images,
             layers,
@@ -102,4 +91,19 @@ impl Store {
             partial: Share::default(),
         })
     }
+}
+
+/// A sum over no rows is null.
+fn sum(r: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
+    Ok(r.get::<_, Option<u64>>(at)?.unwrap_or(0))
+}
+
+fn share(r: &Row<'_>) -> rusqlite::Result<Share> {
+    let bytes = sum(r, 2)?;
+    Ok(Share {
+        count: sum(r, 0)?,
+        active: sum(r, 1)?,
+        bytes,
+        reclaimable: bytes.saturating_sub(sum(r, 3)?),
+    })
 }

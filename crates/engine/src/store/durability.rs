@@ -293,7 +293,7 @@ impl Store {
             Abandoned::Unlocked
         };
         self.drop_ingests(which)?;
-        found.strays = self.sweep_strays(driver)?;
+        found.strays = self.sweep_strays(driver)?.gone;
         self.empty_trash()?;
         driver.sweep()?;
         found.leases = self.0.db.write(Commit::Freeing, |tx| {
@@ -355,20 +355,25 @@ impl Store {
     }
 
     /// Takes away what has no record. The caller holds the lock exclusively.
-    pub(super) fn sweep_strays(&self, driver: &dyn Driver) -> Result<u64> {
+    pub(super) fn sweep_strays(&self, driver: &dyn Driver) -> Result<Swept> {
         let strays = self.strays(driver)?;
-        let mut count = strays.blobs.len() as u64;
+        let mut swept = Swept::default();
         for path in &strays.blobs {
             self.discard(path)?;
+            swept.gone += 1;
         }
         for layer in strays.layers {
             fault::point("store-sweep-layer").map_err(host("sweep", self.root()))?;
             match driver.remove(&NodeId::Layer(layer.clone())) {
-                Ok(()) => count += 1,
-                Err(e) => tracing::warn!(%layer, error = %e, "a layer without a record stays"),
+                Ok(()) => swept.gone += 1,
+                Err(e) => {
+                    // Mounted, maybe. Others need not wait for it.
+                    tracing::warn!(%layer, error = %e, "a layer without a record stays");
+                    swept.left += 1;
+                }
             }
         }
-        Ok(count)
+        Ok(swept)
     }
 
     /// Removes partial blobs; bytes freed.
@@ -407,6 +412,14 @@ impl Store {
         }
         Ok(freed)
     }
+}
+
+/// What has become of objects without a record.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Swept {
+    pub(super) gone: u64,
+    /// Layers that could not be removed.
+    pub(super) left: u64,
 }
 
 /// Which partial blobs are removed. All but the first leave alone what somebody is writing.

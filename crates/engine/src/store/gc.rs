@@ -137,11 +137,12 @@ impl Store {
         })?;
         let _lease = self.leased(id);
         self.0.half_done.begin(id);
-        let done = self.sweep(driver, options, report, lock);
-        if done.is_ok() {
+        let (report, left) = self.sweep(driver, options, report, lock)?;
+        // With something left, whoever finds this process dead tries again.
+        if left == 0 {
             self.0.half_done.end(id);
         }
-        done
+        Ok(report)
     }
 
     fn sweep(
@@ -150,10 +151,12 @@ impl Store {
         options: &GcOptions,
         mut report: GcReport,
         lock: Lock,
-    ) -> Result<GcReport> {
+    ) -> Result<(GcReport, u64)> {
         fault::point("store-gc-marked").map_err(host("sweep", self.root()))?;
         let swept = self.sweep_strays(driver)?;
-        report.strays = swept.saturating_sub((report.layers.len() + report.blobs.len()) as u64);
+        report.strays = swept
+            .gone
+            .saturating_sub((report.layers.len() + report.blobs.len()) as u64);
         let settled = self.0.half_done.swept();
         drop(lock);
         fault::point("store-gc-swept").map_err(host("sweep", self.root()))?;
@@ -168,7 +171,7 @@ impl Store {
         })?;
         self.0.db.checkpoint()?;
         reserve::keep(self.root());
-        Ok(report)
+        Ok((report, swept.left))
     }
 
     /// Takes the records of what nobody needs away.

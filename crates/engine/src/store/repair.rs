@@ -95,7 +95,7 @@ impl Store {
         for layer in &lost_layers {
             driver.remove(&NodeId::Layer(layer.clone()))?;
         }
-        let swept = self.sweep_strays(driver)?;
+        let swept = self.sweep_strays(driver)?.gone;
         drop(lock);
         self.empty_trash()?;
         driver.sweep()?;

@@ -71,7 +71,7 @@ CREATE TABLE images (
   broken INTEGER NOT NULL DEFAULT 0,
   UNIQUE (driver, digest)
 ) STRICT;
-CREATE INDEX images_manifest ON images (manifest);
+CREATE INDEX images_digest ON images (digest);
 CREATE INDEX images_broken ON images (driver) WHERE broken;
 CREATE TABLE image_layers (
   image INTEGER NOT NULL REFERENCES images ON DELETE CASCADE,
