@@ -217,11 +217,13 @@ impl Engine {
             cancel,
             writer: None,
         };
-        let images = read(&mut receiver, &loading)?;
-        let mut done = Vec::new();
-        for image in images {
-            done.push(self.add_loaded(&lease, image, cancel)?);
-        }
+        let done = self.beside_flush(|| {
+            let images = read(&mut receiver, &loading)?;
+            images
+                .into_iter()
+                .map(|image| self.add_loaded(&lease, image, cancel))
+                .collect::<Result<Vec<_>>>()
+        })?;
         drop(lease);
         self.drop_blobs()?;
         Ok(done)

@@ -34,7 +34,8 @@ impl Engine {
     /// # Errors
     /// Whatever is wrong with the name, the registry, the image or this machine.
     pub fn pull(&self, request: &PullRequest) -> Result<Pulled> {
-        pull::pull(self.parts(), &self.remote()?, request)
+        let remote = self.remote()?;
+        self.beside_flush(|| pull::pull(self.parts(), &remote, request))
     }
 
     /// All tags of a repository.

@@ -170,6 +170,26 @@ impl Engine {
         })
     }
 
+    /// Does `work`, and beside it waits for the disk to have what earlier commands made, so that
+    /// a power cut cannot cost that any more.
+    fn beside_flush<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.store.unflushed()?.is_none() {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            let flush = scope.spawn(|| self.store.flush(&*self.driver));
+            let done = work();
+            match flush.join() {
+                Ok(Ok(())) => {}
+                // What was not flushed is dropped and fetched again: no failure of this command,
+                // unless it built upon that and has failed for it.
+                Ok(Err(e)) => tracing::warn!(error = %e, "a flush has failed"),
+                Err(_) => return Err(Error::new(Kind::Bug, "the thread that flushes panicked")),
+            }
+            done
+        })
+    }
+
     /// Waits for the disk before an image is listed, if the store promises that.
     fn flush_if_sync(&self) -> Result<()> {
         match self.store.durability() {

@@ -112,7 +112,7 @@ impl Engine {
             keep_layer_blobs: self.keep_blobs(),
             ..GcOptions::default()
         };
-        let swept = self.store.gc(&*self.driver, &options)?;
+        let swept = self.beside_flush(|| self.store.gc(&*self.driver, &options))?;
         Ok(Pruned { images, swept })
     }
 
@@ -126,7 +126,7 @@ impl Engine {
             cancel: cancel.clone(),
             ..CheckOptions::default()
         };
-        let found = self.store.check(&*self.driver, &options)?;
+        let found = self.beside_flush(|| self.store.check(&*self.driver, &options))?;
         let mut checked = Checked {
             found,
             repaired: None,
