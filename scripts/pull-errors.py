@@ -22,7 +22,7 @@ EIO = ("EIO", ("Input/output error", "disk I/O error"))
 CALLS = [("?rename,?renameat,renameat2", *EIO, True),
          ("fsync,fdatasync,syncfs", *EIO, True),
          ("pwrite64,?pwritev,?pwritev2", *EIO, False),
-         ("pwrite64,?pwritev,?pwritev2", "ENOSPC", ("No space left", "is full"), False),
+         ("pwrite64,?pwritev,?pwritev2", "ENOSPC", ("No space left", "disk I/O error"), False),
          ("?mkdir,mkdirat", "EDQUOT", ("quota",), False),
          ("?link,linkat,?symlink,symlinkat", *EIO, False),
          ("?open,openat,openat2", "EMFILE", ("Too many open files",), False),

@@ -297,6 +297,10 @@ impl Pull<'_> {
             }
         });
         if let Some(e) = first {
+            // What a layer could not remove itself: it may have lacked the descriptors for that.
+            if let Err(e) = self.parts.driver.sweep() {
+                tracing::debug!(error = %e, "staging directories stay until they are swept");
+            }
             return Err(e);
         }
         let layers: Option<Vec<_>> = layers.into_iter().collect();
