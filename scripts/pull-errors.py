@@ -28,12 +28,10 @@ CALLS = [("?rename,?renameat,renameat2", *EIO, True),
          ("?open,openat,openat2", "EMFILE", ("Too many open files",), False),
          ("mount,move_mount,fsmount,fsconfig", *EIO, False)]
 LIMITS = (6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128)
-SETS = {"a": [0, 1, 2]}
 
 
 class Check:
     runs = bad = 0
-
     def __call__(self, label, test, *args):
         self.runs += 1
         try:
@@ -50,9 +48,8 @@ def judge(status, err, words):
     """A failure has to be a clean one. -> whether it was a failure"""
     if status == 0:
         return False
-    # The dynamic linker, before anything of ours runs.
     if "error while loading shared libraries" in err:
-        return True
+        return True  # The dynamic linker, before anything of ours runs.
     wrong = ["status %d" % status] if status != 1 else []
     if "panicked" in err:
         wrong.append("a panic")
@@ -119,7 +116,6 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
     """A disk on which an image does not fit, then one that is full at the start."""
     store = Store(binary, work, driver, "%s/a:latest" % registry.host, tree, {"ext4": 64, "xfs": 320, "btrfs": 160}[lab.HOMES[driver][0]])
     disk, u = store.disk, store.unlade
-
     def free(what="f_bfree"):
         run(["sync", "-f", disk.at])
         s = os.statvfs(disk.at)
@@ -144,7 +140,7 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
         # Partial blobs may stay, to go on with: prune takes them.
         u.must("system", "prune", "-f")
         for _ in range(50):
-            # Of btrfs itself some metadata has grown.
+            # Some metadata of the file system itself may have grown.
             if free() > before - ((14 if disk.kind == "btrfs" else 6) << 20):
                 return store.then_works()
             time.sleep(0.1)
@@ -162,8 +158,7 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
         u.must("rmi", store.name)
         u.must("system", "prune", "-f")
         os.unlink(disk.at + "/filler")
-        # What a full btrfs could not remove.
-        u.must("system", "prune", "-f")
+        u.must("system", "prune", "-f")  # What a full btrfs could not remove.
         store.then_works()
 
     check("%s, an image too big" % driver, image_too_big)
@@ -176,7 +171,7 @@ def main(binary, work, *args):
     args, options = lab.options(args, points=0)
     points, work, r, check = options["points"], lab.workdir(work), random.Random(1), Check()
     registry = Registry(work)
-    layouts = teststore.make_images(work, SETS)
+    layouts = teststore.make_images(work, {"a": [0, 1, 2]})
     layouts.update(teststore.make_images(lab.workdir(work + "/large"), {"big": [0, 4]}, files=40, size=6 << 20))
     for name, layout in layouts.items():
         registry.put(layout, name + ":latest")
