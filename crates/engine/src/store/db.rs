@@ -4,6 +4,7 @@
 //! one. Nothing here knows a table.
 
 use std::{
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -12,6 +13,7 @@ use std::{
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, config::DbConfig,
 };
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use unlade_unpack::{Digest, fault};
 
 use super::reserve;
@@ -68,8 +70,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Makes the file that connections share in memory, before SQLite does.
+///
+/// On btrfs a write to a mapped page that was written back takes new space; on a full disk the
+/// kernel can say so by SIGBUS alone. Without copy-on-write the page stays where it is. The file
+/// is never deleted (`NO_CKPT_ON_CLOSE`), and elsewhere the flag is unknown and not needed.
+fn share_without_copies(path: &Path) {
+    let mut shared = path.as_os_str().to_owned();
+    shared.push("-shm");
+    let mut options = std::fs::OpenOptions::new();
+    let made = options.write(true).create_new(true).mode(0o600).open(shared);
+    if let Ok(file) = made
+        && let Ok(flags) = ioctl_getflags(&file)
+    {
+        let _ = ioctl_setflags(&file, flags | IFlags::NOCOW);
+    }
+}
+
 /// Opens a connection to a database that exists.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    share_without_copies(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let c = Connection::open_with_flags(path, flags)?;
     c.busy_timeout(BUSY)?;
