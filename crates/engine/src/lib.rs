@@ -4,7 +4,7 @@
 //! store: it brings an image from a [`source`] to a [`dest`].
 //!
 //! Modules stand in rows and import from rows above them only: `error` · `config` · `image` ·
-//! `source` `dest` `store` `registry` · `unpack` `pull` `archive` · `engine` · `cli`.
+//! `source` `dest` `store` `registry` `spec` · `unpack` `pull` `archive` · `engine` · `cli`.
 //! `tests/layers.rs` holds this.
 
 pub mod archive;
@@ -18,6 +18,7 @@ pub mod pull;
 pub mod push;
 pub mod registry;
 pub mod source;
+pub mod spec;
 pub mod store;
 mod sys;
 pub mod unpack;

@@ -34,7 +34,7 @@ const ENGINE: &[&[&str]] = &[
     &["error"],
     &["config"],
     &["image", "sys"],
-    &["source", "dest", "store", "registry"],
+    &["source", "dest", "store", "registry", "spec"],
     &["unpack", "pull", "push", "archive"],
     &["engine"],
     &["cli"],
