@@ -13,7 +13,7 @@ use support::store::{open_in, recipe, sha};
 use unlade_engine::{
     error::Kind,
     image::Reference,
-    store::{GcOptions, Prune, RemoveOptions, Removed},
+    store::{GcOptions, NewContainer, Prune, RemoveOptions, Removed, Stage},
 };
 use unlade_unpack::Cancel;
 
@@ -395,4 +395,109 @@ fn blobs_of_layers_can_be_given_up() {
     let report = serde_json::to_value(home.check()).unwrap();
     assert_eq!(report["layers"], 2);
     assert!(home.store.recover(&home.driver, &Cancel::new()).unwrap() == Default::default());
+}
+
+fn container(id: char, name: &str, image: unlade_unpack::Digest) -> NewContainer {
+    NewContainer {
+        id: id.to_string().repeat(64),
+        name: name.to_owned(),
+        created: 7,
+        image,
+        request: "{}".to_owned(),
+        facts: "[]".to_owned(),
+        transient: false,
+    }
+}
+
+#[test]
+fn containers_are_found_and_keep_their_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = open_in(dir.path(), "boot").unwrap();
+    let a = recipe("a", &["base"]);
+    home.pull(&a, &["a"], &[]).unwrap();
+    let store = &home.store;
+    let e = store.add_container(&container('a', "one", sha(b"none")));
+    assert_eq!(e.unwrap_err().kind(), Kind::NotFound);
+    store.add_container(&container('a', "one", a.id())).unwrap();
+    let e = store.add_container(&container('b', "one", a.id()));
+    let e = e.unwrap_err();
+    assert!(e.kind() == Kind::Conflict && e.message().contains("name \"/one\" is already in use"));
+    store.add_container(&container('b', "bee", a.id())).unwrap();
+
+    // The id, the name, the start of the id.
+    for text in ["aaaa", "one", "/one", &"a".repeat(64)] {
+        assert_eq!(store.container(text).unwrap().name, "one", "{text}");
+    }
+    // A name wins over the beginning of an id.
+    store.rename_container(&"a".repeat(64), "bb").unwrap();
+    assert_eq!(store.container("bb").unwrap().id, "a".repeat(64));
+    assert_eq!(store.container("bbb").unwrap().name, "bee");
+    let taken = store.rename_container(&"b".repeat(64), "bb").unwrap_err();
+    assert_eq!(taken.kind(), Kind::Conflict);
+    for text in ["", "one", "c", "aB"] {
+        let e = store.container(text).unwrap_err();
+        assert_eq!(e.message(), format!("No such container: {text}"));
+    }
+
+    let row = store.container("bee").unwrap();
+    assert_eq!(
+        (row.stage, row.run, row.abandoned),
+        (Stage::Creating, None, false)
+    );
+    store.set_container_run(&row.id, "{1}").unwrap();
+    let row = store.container("bee").unwrap();
+    assert_eq!(
+        (row.stage, row.run.as_deref()),
+        (Stage::Created, Some("{1}"))
+    );
+
+    let said = |text: &str| {
+        let e = store
+            .remove_image(text, RemoveOptions::default())
+            .unwrap_err();
+        assert_eq!(e.kind(), Kind::Conflict);
+        e.message().to_owned()
+    };
+    let short = &a.id().hex()[..12];
+    assert_eq!(
+        said("a"),
+        format!(
+            "conflict: unable to remove repository reference \"a\" (must force) - container \
+                 aaaaaaaaaaaa is using its referenced image {short}"
+        )
+    );
+    assert!(said(short).starts_with(&format!(
+        "conflict: unable to delete {short} (must be forced)"
+    )));
+    for id in ['a', 'b'] {
+        store.remove_container(&id.to_string().repeat(64)).unwrap();
+    }
+    assert!(store.containers().unwrap().is_empty() && store.pins().unwrap().is_empty());
+    store.remove_image("a", RemoveOptions::default()).unwrap();
+}
+
+#[test]
+fn a_container_of_a_process_that_is_gone_is_abandoned() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = open_in(dir.path(), "boot").unwrap();
+    let a = recipe("a", &["base"]);
+    home.pull(&a, &["a"], &[]).unwrap();
+    home.store
+        .add_container(&container('a', "one", a.id()))
+        .unwrap();
+    home.store
+        .add_container(&container('b', "two", a.id()))
+        .unwrap();
+    home.store
+        .set_container_stage(&"b".repeat(64), Stage::Created)
+        .unwrap();
+    assert!(home.store.abandoned_containers().unwrap().is_empty());
+    let later = open_in(dir.path(), "another boot").unwrap();
+    let left = later.store.abandoned_containers().unwrap();
+    assert_eq!(left.iter().map(|c| &*c.name).collect::<Vec<_>>(), ["one"]);
+    later
+        .store
+        .set_container_stage(&"b".repeat(64), Stage::Removing)
+        .unwrap();
+    assert_eq!(later.store.container("two").unwrap().stage, Stage::Removing);
 }

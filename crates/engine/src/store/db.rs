@@ -79,7 +79,11 @@ fn share_without_copies(path: &Path) {
     let mut shared = path.as_os_str().to_owned();
     shared.push("-shm");
     let mut options = std::fs::OpenOptions::new();
-    let made = options.write(true).create_new(true).mode(0o600).open(shared);
+    let made = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(shared);
     if let Ok(file) = made
         && let Ok(flags) = ioctl_getflags(&file)
     {

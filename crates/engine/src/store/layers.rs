@@ -5,6 +5,7 @@ use unlade_unpack::Digest;
 
 use super::{
     Store,
+    containers::pin_image,
     db::{Commit, Tx, digest, maybe_digest},
     durability::next_seq,
     leases::{self, Lease},
@@ -195,15 +196,8 @@ impl Store {
     /// # Errors
     /// [`Kind::NotFound`] if there is no such image.
     pub fn pin(&self, owner: &str, image: &Digest) -> Result<()> {
-        let text = image.to_string();
         let pinned = self.0.db.write(Commit::Durable, |tx| {
-            let insert = "INSERT OR IGNORE INTO pins
-                SELECT i.driver, ?2, i.digest, l.layer FROM images i
-                LEFT JOIN image_layers l ON l.image = i.key
-                WHERE i.driver = ?1 AND i.digest = ?3 AND NOT i.broken";
-            // An image without layers is pinned by a row without one.
-            let insert = insert.replace("l.layer FROM", "coalesce(l.layer, '') FROM");
-            Ok(tx.execute(&insert, params![self.driver(), owner, text])?)
+            pin_image(tx, self.driver(), owner, image)
         })?;
         if pinned == 0 {
             return Err(

@@ -105,9 +105,24 @@ impl Process {
         }
     }
 
+    /// One that is recorded elsewhere than in `leases`.
+    pub(super) fn of(pid: i64, start: i64, namespace: i64, boot: String) -> Self {
+        Self {
+            pid,
+            start,
+            namespace,
+            boot,
+        }
+    }
+
+    /// Id, start, namespace and boot, for a record.
+    pub(super) fn parts(&self) -> (i64, i64, i64, &str) {
+        (self.pid, self.start, self.namespace, &self.boot)
+    }
+
     /// Whether `other` still runs. Those of other pid namespaces cannot be seen and count as
     /// running until the machine is booted again.
-    fn sees_alive(&self, other: &Self) -> bool {
+    pub(super) fn sees_alive(&self, other: &Self) -> bool {
         other.boot == self.boot
             && (other.namespace != self.namespace
                 || start_time(&other.pid.to_string()) == Some(other.start))

@@ -21,6 +21,7 @@
 //! Several processes use one store at once. All calls block; none needs a runtime.
 
 mod check;
+mod containers;
 mod content;
 mod db;
 mod df;
@@ -49,6 +50,7 @@ use unlade_graph::driver::Driver;
 
 pub use self::{
     check::{CheckOptions, CheckReport, Finding, Object, Problem, Remedy},
+    containers::{ContainerRow, NewContainer, Stage},
     df::{Df, Share},
     durability::{Recovered, Suspects, Unflushed},
     gc::{GcOptions, GcReport},

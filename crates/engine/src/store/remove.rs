@@ -7,7 +7,7 @@ use serde::Serialize;
 use unlade_unpack::{Algorithm, Digest};
 
 use super::{
-    Store,
+    Store, containers,
     db::{Commit, Tx, digest},
     images::{self, Image},
     names::{self, By},
@@ -44,6 +44,32 @@ fn as_text<S: serde::Serializer>(digest: &Digest, s: S) -> std::result::Result<S
 pub struct Prune {
     /// All that are not in use, not only those without a name.
     pub all: bool,
+}
+
+/// Docker's words, for the containers that keep an image.
+fn in_use(text: &str, image: &Image, owner: &str) -> Error {
+    let short = |hex: &str| hex.get(..12).unwrap_or(hex).to_owned();
+    let id = short(&image.id.hex());
+    match containers::pinned_by(owner) {
+        Some(container) if id.starts_with(text) || image.id.to_string().starts_with(text) => {
+            let m = format!(
+                "conflict: unable to delete {id} (must be forced) - image is being used by \
+                 container {}",
+                short(container)
+            );
+            Error::new(Kind::Conflict, m)
+        }
+        Some(container) => {
+            let m = format!(
+                "conflict: unable to remove repository reference \"{text}\" (must force) - \
+                 container {} is using its referenced image {id}",
+                short(container)
+            );
+            Error::new(Kind::Conflict, m)
+        }
+        None => Error::new(Kind::Conflict, format!("image {text} is in use by {owner}")),
+    }
+    .with_hint("remove that first, or only the image's names with --force")
 }
 
 /// The repository of a name in full.
@@ -148,11 +174,7 @@ impl Store {
             .optional()?;
         match owner {
             None => Ok(()),
-            Some(owner) => {
-                let m = format!("image {text} is in use by {owner}");
-                let hint = "remove that first, or only the image's names with --force";
-                Err(Error::new(Kind::Conflict, m).with_hint(hint).into())
-            }
+            Some(owner) => Err(in_use(text, image, &owner).into()),
         }
     }
 

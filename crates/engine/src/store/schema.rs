@@ -18,7 +18,8 @@ const APPLICATION_ID: i32 = 0x756e_6c64;
 /// `boot` is the mark of an object that may not be on disk yet: the boot in which it was made,
 /// null once it was flushed. `seq` grows with every marked object, so a flush clears just the
 /// marks that were there when it began.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE leases (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -127,7 +128,26 @@ CREATE TABLE pins (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX pins_layer ON pins (layer);
 CREATE INDEX pins_image ON pins (image);
-"];
+",
+    "
+CREATE TABLE containers (
+  id TEXT PRIMARY KEY,
+  driver TEXT NOT NULL,
+  name TEXT NOT NULL UNIQUE,
+  created INTEGER NOT NULL,
+  image TEXT NOT NULL,
+  request TEXT NOT NULL,
+  facts TEXT NOT NULL,
+  stage TEXT NOT NULL,
+  run TEXT,
+  pid INTEGER,
+  start INTEGER,
+  pid_namespace INTEGER,
+  boot TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX containers_unfinished ON containers (driver) WHERE pid IS NOT NULL;
+",
+];
 
 /// The version that this program writes.
 pub(super) fn current() -> usize {
