@@ -5,7 +5,7 @@ Needs root, docker-registry, skopeo, podman, containerd. Images are put into a r
 all forms it knows; unlade pulls each, pushes it under another name, and skopeo, podman and
 containerd read that back: to the same manifest digest, and the same tree as unlade mounts. Then what
 podman built is pulled; and archives: saved by unlade and read by skopeo and podman, written by them
-and loaded by unlade. DRIVER: all of them on the first image, default overlay and erofs.
+and loaded by unlade; and on erofs, images without their blobs pushed. DRIVER: all of them on the first image, default overlay and erofs.
 """
 import copy, hashlib, json, os, subprocess, sys, time
 
@@ -113,6 +113,29 @@ def there_and_back(unlade, name, other, want, podman, containerd, work):
     unlade.must("image", "prune", "-a", "-f")
 
 
+def without_blobs(unlade, name, other, want, work):
+    """Pulled without keeping blobs, pushed to a registry that has none of them: compressed again."""
+    unlade.must("pull", "-q", name)
+    unlade.must("tag", name, other)
+    said = unlade.must("push", other)
+    # Python may happen to compress as we do.
+    again = digest_of(other) != digest_of(name)
+    if ("compressed again" in said) != again or digest_of(other) not in said or ("zstd" in name and not again):
+        raise Wrong("push said: " + said)
+    for at in (work + "/again", work + "/again.tree"):
+        run(["rm", "-rf", at])
+    # skopeo verifies each blob, and `unpack` the diffIDs.
+    skopeo("docker://" + other, "oci:%s/again:x" % work, "--src-tls-verify=false")
+    run([unlade.base[0], "unpack", "-q", "oci:%s/again:x" % work, work + "/again.tree"])
+    same(plain(treediff.facts(work + "/again.tree")), want, "as skopeo reads it")
+    ids = [json.loads(run(["skopeo", "inspect", "--config", "--tls-verify=false", "docker://" + n])) for n in (name, other)]
+    expect("the config", ids[1], ids[0])
+    unlade.must("rmi", name, other)
+    unlade.must("pull", "-q", other)
+    same(unlade.tree(other, work + "/tree"), want, "pulled again")
+    unlade.must("image", "prune", "-a", "-f")
+
+
 def index_of(registry, layouts, work):
     """An index of two platforms, written by hand as no tool here makes one of OCI layouts."""
     import urllib.request
@@ -170,6 +193,9 @@ def main(binary, work, *drivers):
     layouts = forms["gzip"]
     trees = teststore.trees(binary, layouts, work)
     multi = index_of(registry, layouts, work)
+    empty = Registry(lab.workdir(work + "/empty"))
+    with open(work + "/never.toml", "w") as f:
+        f.write('keep-blobs = "never"\n')
     for driver in drivers or ("overlay", "erofs"):
         kind, mib = lab.HOMES[driver]
         disk = Disk(kind, work + "/disk.img", work + "/disk", mib).make()
@@ -180,6 +206,10 @@ def main(binary, work, *drivers):
                 reference = registry.put(forms[compression][name], "%s:%s" % (name, form), "--format", kind)
                 other = "%s/copy/%s-%s:latest" % (registry.host, name, driver)
                 tests.append(("%s, %s" % (name, form), there_and_back, unlade, reference, other, trees[name], podman, containerd, work))
+        if driver == "erofs":
+            never = Unlade(binary, disk.at + "/never", work + "/run.never", driver, work + "/never.toml")
+            tests += [("without blobs, " + form, without_blobs, never, "%s/three:%s" % (registry.host, form), "%s/%s:1" % (empty.host, form),
+                       trees["three"], work) for form in FORMS]
         for label, test, *args in tests:
             runs += 1
             try:
@@ -189,7 +219,7 @@ def main(binary, work, *drivers):
                 print("FAIL %s, %s: %s" % (driver, label, e), flush=True)
         disk.umount()
     podman.remove()
-    for process in (containerd.process, registry.process):
+    for process in (containerd.process, registry.process, empty.process):
         process.terminate()
         process.wait()
     run(["rm", "-rf", "--one-file-system", work])

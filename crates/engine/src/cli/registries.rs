@@ -86,6 +86,11 @@ fn push_one(engine: &Engine, reference: Reference, args: &PushArgs, cancel: &Can
     if args.quiet {
         return out::line(&reference.canonical());
     }
+    if let Some(digest) = pushed.instead_of {
+        out::line(&format!(
+            "Blobs are not kept here: layers were compressed again, so the manifest is not {digest}"
+        ))?;
+    }
     let tag = reference.tag().unwrap_or("digest");
     out::line(&format!(
         "{tag}: digest: {} size: {}",
@@ -124,8 +129,14 @@ impl Bars {
         match event {
             PushEvent::Exists => bar.finish_with_message("Layer already exists"),
             PushEvent::Mounted => bar.finish_with_message("Mounted"),
+            PushEvent::Compressed(bytes) => {
+                bar.set_message("Compressing");
+                bar.set_length(size);
+                bar.set_position(bytes);
+            }
             PushEvent::Sent(bytes) => {
                 bar.set_message("Pushing");
+                bar.set_length(size);
                 bar.set_position(bytes);
             }
             PushEvent::Done => bar.finish_with_message("Pushed"),

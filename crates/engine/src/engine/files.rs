@@ -363,7 +363,7 @@ impl Engine {
     }
 
     /// Temporary files beside the store, which is where the space is.
-    fn scratch(&self) -> Result<Scratch> {
+    pub(super) fn scratch(&self) -> Result<Scratch> {
         let dir = File::open(self.store.root());
         let dir = dir.map_err(|e| Error::host("open the store", e))?;
         Ok(Scratch::new(dir.into()))

@@ -9,10 +9,11 @@ use crate::{
 };
 
 impl Engine {
-    /// Pushes the image that the request's name stands for to where the name says.
+    /// Pushes the image that the request's name stands for to where the name says. Layers whose
+    /// blobs are not kept, but their tars, are compressed again.
     ///
     /// # Errors
-    /// If there is no such image, its blobs are not kept, or the registry refuses.
+    /// If there is no such image, its layers can be had in no form, or the registry refuses.
     pub fn push(&self, request: &PushRequest) -> Result<Pushed> {
         let reference = &request.reference;
         let lease = self
@@ -23,6 +24,8 @@ impl Engine {
         let layers = self.store.image_layers(&image)?;
         let push = Push {
             store: &self.store,
+            driver: &*self.driver,
+            scratch: &self.scratch()?,
             client: self.client()?,
             runtime: self.runtime()?.handle(),
             request,

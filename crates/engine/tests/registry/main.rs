@@ -1,6 +1,7 @@
 //! The registry client against registries that break every rule, and against Debian's.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod again;
 mod answers;
 mod bodies;
 mod logins;

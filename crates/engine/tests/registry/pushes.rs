@@ -20,8 +20,8 @@ use crate::{
 
 /// What a registry holds, and what is under way.
 #[derive(Default)]
-struct Kept {
-    blobs: HashMap<String, Vec<u8>>,
+pub struct Kept {
+    pub blobs: HashMap<String, Vec<u8>>,
     uploads: HashMap<String, Vec<u8>>,
     next: usize,
 }
@@ -118,7 +118,7 @@ fn registry(change: Change) -> (Server, Arc<Mutex<Kept>>) {
     (server, kept)
 }
 
-fn good() -> (Server, Arc<Mutex<Kept>>) {
+pub fn good() -> (Server, Arc<Mutex<Kept>>) {
     registry(Arc::new(|_, _| None))
 }
 

@@ -46,8 +46,12 @@ pub fn tar(entries: &[(&str, &str)]) -> Vec<u8> {
 }
 
 pub fn gzip(data: &[u8]) -> Vec<u8> {
+    gzip_at(6, data)
+}
+
+pub fn gzip_at(level: u32, data: &[u8]) -> Vec<u8> {
     use std::io::Write;
-    let mut w = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    let mut w = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
     w.write_all(data).unwrap();
     w.finish().unwrap()
 }
@@ -58,6 +62,11 @@ pub fn sha(data: &[u8]) -> Digest {
 
 /// An OCI layout of gzip layers at `dir`, tagged `latest`.
 pub fn layout(dir: &Path, layers: &[Vec<u8>]) {
+    layout_at(6, dir, layers);
+}
+
+/// As [`layout`], compressed at that level.
+pub fn layout_at(level: u32, dir: &Path, layers: &[Vec<u8>]) {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |data: &[u8], media: &str| {
@@ -69,7 +78,7 @@ pub fn layout(dir: &Path, layers: &[Vec<u8>]) {
     let diff_ids: Vec<String> = layers.iter().map(|t| sha(t).to_string()).collect();
     let descriptors: Vec<_> = layers
         .iter()
-        .map(|t| put(&gzip(t), &oci("layer.v1.tar+gzip")))
+        .map(|t| put(&gzip_at(level, t), &oci("layer.v1.tar+gzip")))
         .collect();
     let config = serde_json::json!({
         "os": "linux", "architecture": arch(), "config": {},
