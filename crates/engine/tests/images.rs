@@ -168,6 +168,24 @@ fn is_empty(dir: &str) -> bool {
 }
 
 #[test]
+fn names_that_are_not_there_fit_no_pattern() {
+    stores("names_that_are_not_there_fit_no_pattern", |store| {
+        store.load("docker.io/library/two:1");
+        store.ok(&["tag", "two:1", "other"]);
+        let e = store.fails(&["tag", "two:1", "sha256:abc"]);
+        assert!(e.contains("ambiguous"), "{e}");
+        assert!(store.fails(&["pull", "scratch"]).contains("reserved"));
+        for (pattern, rows) in [("*", 2), ("t*", 1), ("*:latest", 1), ("no", 0)] {
+            let listed = store.ok(&["images", "-q", "--filter", &format!("reference={pattern}")]);
+            let full = store.ok(&["images", pattern, "--format", "{{.Repository}}"]);
+            assert_eq!(listed.lines().count(), rows.min(1), "{pattern}");
+            assert_eq!(full.lines().count(), rows, "{pattern}: {full}");
+            assert!(!full.contains("<none>"), "{full}");
+        }
+    });
+}
+
+#[test]
 fn images_are_mounted_and_pinned() {
     stores("images_are_mounted_and_pinned", |store| {
         store.load("docker.io/library/two:1");
@@ -181,6 +199,10 @@ fn images_are_mounted_and_pinned() {
         store.ok(&["image", "mount", "two:1", &at]);
         assert_eq!(tree(Path::new(&at)), two_layers_tree());
         assert!(fs::write(format!("{at}/new"), "x").is_err());
+        let e = store.fails(&["image", "mount", "two:1", &at]);
+        assert!(e.contains("already"), "{e}");
+        let e = store.fails(&["image", "mount", "two:1", &store.path("config.toml")]);
+        assert!(e.contains("not a directory"), "{e}");
         assert!(store.fails(&["rmi", "two:1"]).contains("in use"));
         store.ok(&["image", "prune", "-a", "-f"]);
         assert!(store.ok(&["info"]).contains(&format!("at {at}")));

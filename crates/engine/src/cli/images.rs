@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     engine::Engine,
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     image::name::Reference,
     store::{Image, Prune, RemoveOptions, Removed},
 };
@@ -128,8 +128,9 @@ pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Res
             listed.extend(entry(&image, &wanted.filters)?);
         }
     }
+    let named = |format: &String| format.contains(".Digest");
     let style = Style {
-        digests: args.digests,
+        digests: args.digests || args.format.as_ref().is_some_and(named),
         ..style(args.format.as_deref(), args.quiet, args.no_trunc)
     };
     let text = lists::images(&listed, &style)?;
@@ -184,7 +185,9 @@ fn entry(image: &Image, filters: &Filters) -> Result<Option<Listed>> {
         }
     }
     let left = !listed.tags.is_empty() || !listed.digests.is_empty();
-    Ok((left || filters.reference(NONE, NONE)?).then_some(listed))
+    // What has no name fits no pattern, not even `*`.
+    let asked = filters.get("reference").next().is_some();
+    Ok((left || !asked).then_some(listed))
 }
 
 #[derive(Debug, Args)]
@@ -261,6 +264,10 @@ pub(super) struct TagArgs {
 
 pub(super) fn tag(globals: &Globals, args: &TagArgs, cancel: &Cancel) -> Result<()> {
     let target = Reference::parse(&args.target)?.with_default_tag();
+    if matches!(target.path(), "library/sha256" | "library/sha512") {
+        let m = "refusing to create an ambiguous tag using digest algorithm as name";
+        return Err(Error::new(Kind::BadInput, m).with_hint("choose another name"));
+    }
     globals.engine(cancel)?.store().tag(&args.source, &target)
 }
 

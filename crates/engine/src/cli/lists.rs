@@ -129,7 +129,7 @@ impl Listed {
 /// # Errors
 /// As [`List::new`]'s and [`List::row`]'s.
 pub(crate) fn images(images: &[Listed], style: &Style<'_>) -> Result<String> {
-    let columns = if style.digests {
+    let columns = if style.digests && style.format.is_none_or(|f| f == "table") {
         &IMAGES_WITH_DIGESTS
     } else {
         &IMAGES

@@ -1,8 +1,9 @@
 //! `unlade pull`.
 
 use std::{
-    fs,
-    path::PathBuf,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -73,21 +74,62 @@ pub(super) fn run(globals: &Globals, args: &PullArgs, cancel: &Cancel) -> Result
                 .with_hint("give the repository's name alone"),
         );
     }
+    if reference.repository() == "docker.io/library/scratch" {
+        let m = "'scratch' is a reserved name";
+        return Err(Error::new(Kind::BadInput, m)
+            .with_hint("it stands for an image without layers, and cannot be pulled"));
+    }
     let engine = globals.engine(cancel)?;
+    let mut to = args.report.as_deref().map(Report::open).transpose()?;
     if !args.all_tags {
         if reference.tag().is_none() && reference.digest().is_none() && !args.quiet {
             out::line("Using default tag: latest")?;
         }
-        return one(&engine, reference.with_default_tag(), args, cancel);
+        return one(&engine, reference.with_default_tag(), args, &mut to, cancel);
     }
     let tags = engine.tags(&reference)?;
     for tag in tags {
-        one(&engine, reference.with_tag(&tag)?, args, cancel)?;
+        one(&engine, reference.with_tag(&tag)?, args, &mut to, cancel)?;
     }
     Ok(())
 }
 
-fn one(engine: &Engine, reference: Reference, args: &PullArgs, cancel: &Cancel) -> Result<()> {
+/// Where `--report` goes: opened before the work, and written once an image; of several tags a
+/// document each.
+enum Report<'a> {
+    Stdout,
+    File(&'a Path, File),
+}
+
+impl<'a> Report<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        if path.as_os_str() == "-" {
+            return Ok(Self::Stdout);
+        }
+        let file = File::create(path).map_err(|e| {
+            Error::host(format!("open the report `{}`", path.display()), e)
+                .with_hint("choose a file that can be written for --report")
+        })?;
+        Ok(Self::File(path, file))
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        match self {
+            Self::Stdout => out::text(text),
+            Self::File(path, file) => file
+                .write_all(text.as_bytes())
+                .map_err(|e| Error::host(format!("write the report `{}`", path.display()), e)),
+        }
+    }
+}
+
+fn one(
+    engine: &Engine,
+    reference: Reference,
+    args: &PullArgs,
+    to: &mut Option<Report<'_>>,
+    cancel: &Cancel,
+) -> Result<()> {
     let shown = reference.familiar();
     let bars = super::wanted(args.progress, args.quiet).then(Bars::new);
     let mut request = request(engine, reference.clone(), cancel);
@@ -106,13 +148,11 @@ fn one(engine: &Engine, reference: Reference, args: &PullArgs, cancel: &Cancel) 
         bars.clear();
     }
     let pulled = done.map_err(|e| e.context(format!("pull {shown}")))?;
-    if let Some(path) = &args.report {
-        let text = format!("{:#}\n", json(&reference, &pulled));
-        if path.as_os_str() == "-" {
-            return out::text(&text);
+    if let Some(to) = to {
+        to.write(&format!("{:#}\n", json(&reference, &pulled)))?;
+        if matches!(to, Report::Stdout) {
+            return Ok(());
         }
-        fs::write(path, text)
-            .map_err(|e| Error::host(format!("write the report `{}`", path.display()), e))?;
     }
     if !args.quiet {
         let status = if pulled.up_to_date {

@@ -55,6 +55,16 @@ impl Engine {
             let m = format!("`{shown}` is not a name in UTF-8");
             return Err(Error::new(Kind::BadInput, m).with_hint("mount it at another directory"));
         }
+        if !at.is_dir() {
+            let m = format!("`{shown}` is not a directory");
+            return Err(Error::new(Kind::BadInput, m).with_hint("mount it at one"));
+        }
+        if self.mounts()?.iter().any(|(used, _)| *used == at) && is_mounted(&at)? {
+            let m = format!("an image is mounted at `{shown}` already");
+            return Err(Error::new(Kind::Conflict, m)
+                .with_hint("unlade image unmount it first, or choose another directory"));
+        }
+        self.forget_stale_mounts()?;
         let image = self.store.resolve(&request.image)?;
         let layers = self.layer_ids(&image)?;
         let snapshot = if request.read_write {

@@ -69,7 +69,10 @@ fn in_use(text: &str, image: &Image, owner: &str) -> Error {
         }
         None => Error::new(Kind::Conflict, format!("image {text} is in use by {owner}")),
     }
-    .with_hint("remove that first, or only the image's names with --force")
+    .with_hint(
+        "remove that first; with --force the image is no longer listed, and what uses it keeps its \
+         layers",
+    )
 }
 
 /// The repository of a name in full.
