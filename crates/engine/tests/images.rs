@@ -243,6 +243,15 @@ fn archives_come_back_as_they_were() {
         assert!(fs::read(&file).unwrap() == fs::read(&again).unwrap());
         store.ok(&["load", "-i", &dir]);
         assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);
+        let e = store.fails(&["load", "--platform", "linux/s390x", "-i", &file]);
+        assert!(e.contains("no image for linux/s390x"), "{e}");
+        // A bare name stands for all tags of its repository.
+        store.ok(&["tag", "two:1", "two:2"]);
+        let both = store.path("both.tar");
+        store.ok(&["save", "-o", &both, "two"]);
+        store.ok(&["rmi", "-f", "two:1", "two:2"]);
+        let loaded = store.ok(&["load", "-i", &both]);
+        assert_eq!(loaded, "Loaded image: two:1\nLoaded image: two:2\n");
         assert!(
             store
                 .fails(&["save", "-o", &again, "three"])

@@ -45,6 +45,10 @@ pub(super) fn push(globals: &Globals, args: &PushArgs, cancel: &Cancel) -> Resul
                 .with_hint("give the repository's name alone"),
         );
     }
+    if reference.digest().is_some() {
+        return Err(Error::new(Kind::BadInput, "cannot push a digest reference")
+            .with_hint("give the name with a tag: `unlade images` lists them"));
+    }
     let engine = globals.engine(cancel)?;
     if args.all_tags {
         let tags = engine.local_tags(&reference)?;

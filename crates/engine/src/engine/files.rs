@@ -77,9 +77,25 @@ impl Engine {
         archive::write_dir(&images, dir, &request.cancel)
     }
 
+    /// `names`, with a repository's tags in the place of its bare name, as docker does.
+    fn with_all_tags(&self, names: &[String]) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for text in names {
+            let bare = Reference::parse(text)
+                .ok()
+                .filter(|r| r.tag().is_none() && r.digest().is_none());
+            match bare.map(|r| self.local_tags(&r)) {
+                Some(Ok(tags)) => all.extend(tags.iter().map(Reference::canonical)),
+                // An id, or what is not there.
+                _ => all.push(text.clone()),
+            }
+        }
+        Ok(all)
+    }
+
     fn to_save(&self, lease: &Lease, names: &[String]) -> Result<Vec<ImageToSave>> {
         let mut saved: Vec<(Digest, ImageToSave)> = Vec::new();
-        for text in names {
+        for text in &self.with_all_tags(names)? {
             let described = self.describe(text)?;
             self.store.hold_image(lease, &described.image.id)?;
             let names = names_of(&described, text)?;
@@ -219,6 +235,9 @@ impl Engine {
         };
         let done = self.beside_flush(|| {
             let images = read(&mut receiver, &loading)?;
+            for image in &images {
+                fits(platform, image)?;
+            }
             images
                 .into_iter()
                 .map(|image| self.add_loaded(&lease, image, cancel))
@@ -398,6 +417,18 @@ fn open_blob(store: &Store, digest: &Digest) -> Result<Box<dyn Read>> {
 
 /// The names that an image is saved under when it was named by `text`: that one; by a
 /// repository alone all its tags, as docker; by an id none.
+/// Whether a loaded image is for the platform that was asked for.
+fn fits(wanted: Option<&Platform>, image: &LoadedImage) -> Result<()> {
+    let (Some(wanted), Some(has)) = (wanted, image.config.platform()) else {
+        return Ok(());
+    };
+    if wanted.rank(&has).is_some() {
+        return Ok(());
+    }
+    let m = format!("the archive has no image for {wanted}, but for {has}");
+    Err(Error::new(Kind::NotFound, m).with_hint("choose one of its platforms with --platform"))
+}
+
 fn names_of(described: &Described, text: &str) -> Result<Vec<SavedName>> {
     let Ok(asked) = Reference::parse(text) else {
         return Ok(Vec::new());

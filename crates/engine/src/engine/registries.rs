@@ -30,7 +30,13 @@ impl Engine {
             runtime: self.runtime()?.handle(),
             request,
         };
-        push.run(&image, &layers)
+        let pushed = push.run(&image, &layers)?;
+        if pushed.instead_of.is_none() {
+            let repository = reference.repository();
+            self.store
+                .add_repo_digest(&image, &repository, &pushed.digest)?;
+        }
+        Ok(pushed)
     }
 
     /// The tags that images here have in the repository of `reference`.

@@ -83,6 +83,8 @@ fn a_layer_is_compressed_again_from_its_tar() {
     put(&kept, &blobs[0]);
     let said = store.ok(&["push", &name]);
     assert!(said.contains("compressed again"), "{said}");
+    let digests = ["images", "--format", "{{.Digest}}"];
+    assert_eq!(store.ok(&digests), "<none>\n");
     let (digest, pushed) = manifest(&kept, &said);
     let layers = pushed["layers"].as_array().unwrap();
     assert_eq!(layers[0]["digest"], sha(&blobs[0]).to_string());
@@ -113,8 +115,13 @@ fn a_layer_is_compressed_again_from_its_tar() {
     put(&kept, &blobs[1]);
     let said = store.ok(&["push", &name]);
     assert!(!said.contains("compressed again"), "{said}");
-    let (_, pushed) = manifest(&kept, &said);
+    let (whole, pushed) = manifest(&kept, &said);
     assert_eq!(pushed["layers"][1]["digest"], sha(&blobs[1]).to_string());
+    // The registry has the image under the digest it has here, and that is noted.
+    assert_eq!(store.ok(&digests), format!("{whole}\n"));
+    let by_digest = name.replace(":1", &format!("@{whole}"));
+    store.ok(&["inspect", &by_digest]);
+    assert!(!store.run(&["push", &by_digest]).status.success());
     // No temporary file is left.
     assert!(
         !support::names(&store.dir.path().join("store"))
