@@ -309,6 +309,33 @@ fn damage_is_found() {
 }
 
 #[test]
+fn a_merged_index_that_is_damaged_is_made_anew() {
+    if skip_unless_root("a_merged_index_that_is_damaged_is_made_anew") {
+        return;
+    }
+    let store = Store::new("erofs", "");
+    store.load("docker.io/library/two:1");
+    let images = PathBuf::from(store.path("store/graph/erofs/images"));
+    let of_image = fs::read_dir(images).unwrap().map(|e| e.unwrap().path());
+    let of_image: Vec<PathBuf> = of_image.collect();
+    assert_eq!(of_image.len(), 1);
+    let files = fs::read_dir(&of_image[0]).unwrap();
+    let files = files.map(|e| e.unwrap().path());
+    let index = files.into_iter().find(|p| p.extension().is_some()).unwrap();
+    let good = fs::read(&index).unwrap();
+    let mut bytes = good.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&index, bytes).unwrap();
+    let found = text(&store.run(&["system", "check"]).stdout);
+    assert!(found.contains("merged layers of image"), "{found}");
+    let said = store.ok(&["system", "check", "--repair"]);
+    assert!(said.contains("1 images merged anew"), "{said}");
+    assert_eq!(fs::read(&index).unwrap(), good);
+    store.check();
+}
+
+#[test]
 fn without_blobs() {
     if skip_unless_root("without_blobs") {
         return;

@@ -434,6 +434,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// Takes what the driver keeps of these layers merged, lowest first, out of sight: it is made
+    /// anew when it is needed ([`Driver::prepare`]). Mounts of it stay.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    fn discard_merged(&self, layers: &[LayerId]) -> Result<()> {
+        let _ = layers;
+        Ok(())
+    }
+
     /// The layer's tar stream, exactly as its diffID has it, where [`Features::keeps_tar`].
     ///
     /// # Errors

@@ -183,7 +183,11 @@ fn a_damaged_image_is_made_anew() {
     flipped[last] ^= 1;
     fs::write(&index, &flipped).unwrap();
     assert_eq!(driver.verify_merged(&layers).unwrap().len(), 1);
-    fs::write(&index, &good).unwrap();
+    driver.discard_merged(&layers).unwrap();
+    assert!(files(&driver.root().join("images")).is_empty());
+    driver.discard_merged(&layers).unwrap();
+    driver.prepare(&layers).unwrap();
+    assert_eq!(fs::read(&index).unwrap(), good);
     assert_eq!(driver.verify_merged(&layers).unwrap(), []);
 }
 

@@ -179,8 +179,8 @@ fn say(checked: &Checked) -> Result<()> {
     report(&checked.found)?;
     if let Some(repaired) = &checked.repaired {
         out::line(&format!(
-            "Repaired: {} damaged objects dropped, {} strays swept",
-            repaired.dropped, repaired.swept
+            "Repaired: {} damaged objects dropped, {} strays swept, {} images merged anew",
+            repaired.dropped, repaired.swept, repaired.remade
         ))?;
     }
     for image in &checked.fetched {

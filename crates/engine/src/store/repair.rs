@@ -41,6 +41,8 @@ pub struct Repaired {
     pub dropped: u64,
     /// Objects without a record that were swept.
     pub swept: u64,
+    /// Images whose layers were merged anew.
+    pub remade: u64,
     /// What is to be fetched; [`Store::mend`] comes after it.
     pub images: Vec<BrokenImage>,
 }
@@ -60,11 +62,13 @@ impl Store {
         self.recover(driver, cancel)?;
         let mut lost_blobs = Vec::new();
         let mut lost_layers = Vec::new();
+        let mut merged = Vec::new();
         let bad = |p: Problem| matches!(p, Problem::Missing | Problem::Damaged);
         for finding in report.findings.iter().filter(|f| bad(f.problem)) {
             match &finding.object {
                 Object::Blob(text) => lost_blobs.extend(text.parse::<Digest>().ok()),
                 Object::Layer(text) => lost_layers.extend(LayerId::parse(text)),
+                Object::Merged(text) => merged.extend(text.parse::<Digest>().ok()),
                 _ => {}
             }
         }
@@ -99,6 +103,16 @@ impl Store {
         drop(lock);
         self.empty_trash()?;
         driver.sweep()?;
+        let mut remade = 0;
+        for id in &merged {
+            // Without it nothing is lost, so nothing is said of one that is gone.
+            if let Some(image) = self.image(id)? {
+                let layers = self.chain(&image)?;
+                driver.discard_merged(&layers)?;
+                driver.prepare(&layers)?;
+                remade += 1;
+            }
+        }
         let mut images = Vec::new();
         for image in self.0.db.read(|c| images::load(c, self.driver(), None))? {
             let mut broken = self.describe(image)?;
@@ -112,6 +126,7 @@ impl Store {
         let dropped = (lost_layers.len() + lost_blobs.len()) as u64;
         Ok(Repaired {
             dropped,
+            remade,
             swept: swept.saturating_sub(lost_blobs.len() as u64),
             images,
         })

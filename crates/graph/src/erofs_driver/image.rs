@@ -194,6 +194,11 @@ impl Images<'_> {
         way::mount(self.way, &file, &path, &opened)
     }
 
+    /// Takes the image over these layers out of sight; it is made anew when one is asked for.
+    pub(super) fn discard(&self, layers: &[LayerId]) -> Result<()> {
+        self.layout.discard(Shelf::Images, &self.name(layers))
+    }
+
     /// Makes the image of these layers again and compares it with the one that is there.
     pub(super) fn verify(&self, layers: &[LayerId]) -> Result<Vec<Finding>> {
         let Some(dir) = self.layout.find(Shelf::Images, &self.name(layers))? else {

@@ -8,7 +8,7 @@
 //!             info
 //! images/<id>/index.erofs    metadata over the tars of a chain of layers, or
 //!             full.erofs     with all data in it, where the kernel cannot do that
-//!             sum            its digest, and the boot that it was last found right in
+//!             about          its digest, and the boot that it was last found right in
 //! snapshots/<id>/            upper and work directory of an overlay over the image
 //! ```
 //!
@@ -211,6 +211,10 @@ impl Driver for ErofsDriver {
 
     fn verify_merged(&self, layers: &[LayerId]) -> Result<Vec<Finding>> {
         self.images()?.verify(layers)
+    }
+
+    fn discard_merged(&self, layers: &[LayerId]) -> Result<()> {
+        self.images()?.discard(layers)
     }
 
     fn tar(&self, id: &LayerId) -> Result<Option<File>> {

@@ -1,5 +1,8 @@
 //! Looking whether the store is whole: records against objects, blobs against their digests,
-//! layers against what was recorded when they were made, images against their documents.
+//! layers against what was recorded when they were made, what is kept of them merged against
+//! them, images against their documents.
+
+mod images;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,12 +20,8 @@ use super::{
     db::{self, Tx},
     durability::layer_id,
     home::host,
-    images::{self, Image},
 };
-use crate::{
-    error::{Kind, Result},
-    image::{Config, Document, config, manifest},
-};
+use crate::error::{Kind, Result};
 
 /// How closely to look.
 #[derive(Debug, Clone)]
@@ -59,6 +58,8 @@ pub enum Object {
     Layer(String),
     /// An image, by its id.
     Image(String),
+    /// What the driver keeps of an image's layers merged, by the image's id.
+    Merged(String),
     /// A name of an image.
     Name(String),
     /// A file that is no object of the store.
@@ -93,6 +94,8 @@ pub enum Remedy {
     Sweep,
     /// It is fetched again.
     Fetch,
+    /// It is made again of what is here.
+    Remake,
     /// It is verified or dropped ([`Store::recover`]).
     Verify,
     /// The database is built anew ([`Store::rebuild`]).
@@ -119,6 +122,7 @@ impl fmt::Display for Finding {
             Object::Blob(name) => write!(f, "blob {name}"),
             Object::Layer(name) => write!(f, "layer {name}"),
             Object::Image(name) => write!(f, "image {name}"),
+            Object::Merged(name) => write!(f, "merged layers of image {name}"),
             Object::Name(name) => write!(f, "name `{name}`"),
             Object::File(name) => write!(f, "file `{name}`"),
             Object::Lease(what) => write!(f, "lease of `{what}`"),
@@ -173,6 +177,9 @@ impl Store {
             if sound {
                 self.presence(driver, &mut report)?;
                 self.contents(driver, options, &mut report)?;
+                if options.layers {
+                    self.merged(driver, &options.cancel, &mut report)?;
+                }
                 self.whole_images(&mut report)?;
                 self.names(&mut report)?;
             }
@@ -352,128 +359,6 @@ impl Store {
         }
         Ok(())
     }
-
-    /// Images against what they consist of, and against their own documents.
-    fn whole_images(&self, report: &mut CheckReport) -> Result<()> {
-        let images = self.0.db.read(|c| images::load(c, self.driver(), None))?;
-        for image in images {
-            report.images += 1;
-            let complete = self.0.db.read(|c| {
-                let layers = layer_names(c, image.key)?;
-                let layers_there = layers.iter().map(|(name, _)| name.as_str());
-                self.complete(c, layers_there, [&image.id, &image.manifest])?;
-                Ok(layers)
-            });
-            let wrong = match complete {
-                Ok(layers) => self.documents(&image, &layers, report)?,
-                Err(e) if e.kind() == Kind::Conflict => Some(e.message().to_owned()),
-                Err(e) => return Err(e),
-            };
-            let wrong = wrong.or_else(|| image.broken.then(|| "a part of it was lost".to_owned()));
-            if let Some(detail) = wrong
-                && self
-                    .0
-                    .db
-                    .read(|c| Ok(!images::load(c, self.driver(), Some(image.key))?.is_empty()))?
-            {
-                let object = Object::Image(image.id.to_string());
-                report.add(object, Problem::Incomplete, Remedy::Fetch, detail);
-            }
-        }
-        Ok(())
-    }
-
-    /// Names against their checksums: nothing but the database knows them.
-    fn names(&self, report: &mut CheckReport) -> Result<()> {
-        let wrong = self.0.db.read(|c| {
-            let mut select = c.prepare(
-                "SELECT n.name, n.manifest, i.digest, n.sum FROM names n
-                 JOIN images i ON i.key = n.image WHERE n.driver = ?1",
-            )?;
-            let mut rows = select.query([self.driver()])?;
-            let mut wrong = Vec::new();
-            while let Some(row) = rows.next()? {
-                let name: String = row.get(0)?;
-                let sum =
-                    images::name_sum(&name, &row.get::<_, String>(1)?, &row.get::<_, String>(2)?);
-                if sum != row.get::<_, i64>(3)? {
-                    wrong.push(name);
-                }
-            }
-            Ok(wrong)
-        })?;
-        for name in wrong {
-            let detail = "its record is damaged: tag the image again";
-            report.add(Object::Name(name), Problem::Damaged, Remedy::Sweep, detail);
-        }
-        Ok(())
-    }
-
-    /// What the config and the manifest say otherwise than the records.
-    fn documents(
-        &self,
-        image: &Image,
-        layers: &[(String, Digest)],
-        report: &CheckReport,
-    ) -> Result<Option<String>> {
-        for document in [&image.id, &image.manifest] {
-            let object = Object::Blob(document.to_string());
-            if report.findings.iter().any(|f| f.object == object) {
-                return Ok(Some(format!("blob {document} of it is damaged")));
-            }
-        }
-        for (layer, _) in layers {
-            let object = Object::Layer(layer.clone());
-            if report.findings.iter().any(|f| f.object == object) {
-                return Ok(Some(format!("layer {layer} of it is damaged")));
-            }
-        }
-        let (media_type, _) = match self.manifest_of(image) {
-            Ok(found) => found,
-            Err(e) if e.kind() == Kind::NotFound => {
-                return Ok(Some("its manifest is not recorded".to_owned()));
-            }
-            Err(e) => return Err(e),
-        };
-        let read = || -> Result<Option<String>> {
-            let bytes = self.document(&image.id, config::MAX_BYTES)?;
-            let config = Config::parse(&bytes)?;
-            if !config
-                .diff_ids
-                .iter()
-                .eq(layers.iter().map(|(_, diff_id)| diff_id))
-            {
-                return Ok(Some(
-                    "its config has other layers than its record".to_owned(),
-                ));
-            }
-            let bytes = self.document(&image.manifest, manifest::MAX_BYTES)?;
-            let Document::Manifest(manifest) = Document::parse(&media_type, &bytes)? else {
-                return Ok(Some("its manifest is an index".to_owned()));
-            };
-            let recorded = self.image_layers(image)?;
-            let blobs = recorded.iter().map(|l| (l.blob, l.blob_size));
-            let same = manifest.layers.iter().map(|d| (d.digest, d.size)).eq(blobs);
-            if !same || manifest.config.digest != image.id {
-                return Ok(Some(
-                    "its manifest says otherwise than its record".to_owned(),
-                ));
-            }
-            Ok(None)
-        };
-        match read() {
-            Ok(wrong) => Ok(wrong),
-            Err(e) if matches!(e.kind(), Kind::Host | Kind::Cancelled) => Err(e),
-            Err(e) => Ok(Some(e.message().to_owned())),
-        }
-    }
-}
-
-fn layer_names(c: &Connection, key: i64) -> Tx<Vec<(String, Digest)>> {
-    let select = "SELECT layer, diff_id FROM image_layers WHERE image = ?1 ORDER BY position";
-    let mut select = c.prepare_cached(select)?;
-    let rows = select.query_map([key], |r| Ok((r.get(0)?, db::digest(r, 1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// What SQLite finds wrong with its own pages and with references between tables.
