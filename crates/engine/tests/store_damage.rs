@@ -349,6 +349,45 @@ fn what_is_broken_is_found_and_only_that_is_fetched() {
 }
 
 #[test]
+fn where_an_image_came_from_is_known_until_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let a = recipe("a", &["base", "a"]);
+    let origin = ("docker.io/library/a".to_owned(), a.manifest_digest());
+    let home = open_in(dir.path(), BOOT).unwrap();
+    let other = "localhost/other:1".parse().unwrap();
+    home.store.tag("a", &other).unwrap();
+    let rmi = |home: &Home, name: &str| {
+        let options = RemoveOptions::default();
+        home.store.remove_image(name, options).unwrap();
+    };
+    rmi(&home, "a");
+    assert_eq!(
+        home.store
+            .resolve("localhost/other:1")
+            .unwrap()
+            .repo_digests,
+        []
+    );
+    drop(home);
+    // Also by whoever builds the database anew.
+    let (home, _) = rebuild(dir.path());
+    home.store.tag(&a.id().to_string(), &other).unwrap();
+    flip(&home.driver.layer(&LayerId::of(&sha(b"a"))).join("data"));
+    let repair = || {
+        let report = home.check();
+        let done = home.store.repair(&home.driver, &report, &Cancel::new());
+        done.unwrap().images
+    };
+    assert_eq!(repair()[0].origins, [origin]);
+    rmi(&home, "localhost/other:1");
+    let db = rusqlite::Connection::open(dir.path().join("unlade.db")).unwrap();
+    let count = "SELECT count(*) FROM origins";
+    let left: u64 = db.query_row(count, [], |r| r.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
+#[test]
 fn records_that_contradict_the_documents_are_found() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());

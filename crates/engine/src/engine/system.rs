@@ -150,11 +150,12 @@ impl Engine {
         Ok(checked)
     }
 
-    /// Pulls a broken image again, by the digest that it came by.
+    /// Pulls a broken image again, by a digest that it came by, also where the name that it had
+    /// then was taken away.
     fn refetch(&self, broken: &BrokenImage, like: &PullRequest) -> Result<()> {
         let image = &broken.image;
         let mut last = None;
-        for (repository, digest) in &image.repo_digests {
+        for (repository, digest) in &broken.origins {
             let reference = Reference::parse(repository)?.with_digest(*digest);
             let request = PullRequest {
                 reference,

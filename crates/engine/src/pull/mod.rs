@@ -207,7 +207,11 @@ pub(crate) fn pull(parts: Parts<'_>, remote: &Remote<'_>, request: &PullRequest)
         size: layers.iter().map(|l| l.bytes).sum(),
         layers: pull.image_layers(&ids)?,
         names: name(&reference).into_iter().collect(),
-        repo_digests: vec![(reference.repository(), digest)],
+        // What is made whole again is called what it is called.
+        repo_digests: match request.complete {
+            true => Vec::new(),
+            false => vec![(reference.repository(), digest)],
+        },
     };
     if parts.store.durability() == Durability::Sync {
         parts.store.flush(parts.driver)?;

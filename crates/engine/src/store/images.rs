@@ -13,6 +13,7 @@ use super::{
     db::{Commit, Tx, digest},
     layers,
     leases::{self, Lease},
+    origins,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -354,31 +355,9 @@ fn put_names(
              ON CONFLICT DO UPDATE SET image = ?4",
             params![driver, repo, digest.to_string(), key],
         )?;
+        origins::put(tx, key, repo, digest)?;
     }
     Ok(())
-}
-
-impl Store {
-    /// Notes that a repository has the image under this digest.
-    ///
-    /// # Errors
-    /// If the database cannot be written.
-    pub fn add_repo_digest(&self, image: &Image, repo: &str, digest: &Digest) -> Result<()> {
-        self.0.db.write(Commit::Lazy, |tx| {
-            tx.execute(
-                "INSERT INTO repo_digests (driver, repo, digest, image)
-                 SELECT driver, ?3, ?4, key FROM images WHERE driver = ?1 AND digest = ?2
-                 ON CONFLICT DO UPDATE SET image = excluded.image",
-                params![
-                    self.driver(),
-                    image.id.to_string(),
-                    repo,
-                    digest.to_string()
-                ],
-            )?;
-            Ok(())
-        })
-    }
 }
 
 /// Calls an image so; it was another's name before, maybe.

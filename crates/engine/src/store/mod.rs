@@ -33,6 +33,7 @@ mod ingest;
 mod layers;
 mod leases;
 mod names;
+mod origins;
 mod rebuild;
 mod remove;
 mod repair;

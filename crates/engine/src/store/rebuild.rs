@@ -19,8 +19,10 @@ use unlade_unpack::{Algorithm, Cancel, Digest};
 use super::{
     Lease, NewLayer, Store, StoreOptions,
     content::{Verdict, parallel},
+    db::Commit,
     home::{self, host},
     images::{ImageLayer, NewImage},
+    origins,
     remove::chain_id,
 };
 use crate::{
@@ -46,6 +48,8 @@ struct Old {
     names: Vec<(String, Digest)>,
     /// Repository, digest and the image's id.
     repo_digests: Vec<(String, Digest, Digest)>,
+    /// The same, of origins.
+    origins: Vec<(String, Digest, Digest)>,
     /// Uncompressed sizes of layers by their diffIDs.
     tar_bytes: HashMap<Digest, u64>,
 }
@@ -117,6 +121,7 @@ impl Store {
                 rebuilt.names += image.names.len() as u64;
                 rebuilt.images += 1;
                 store.add_image(&lease, &image)?;
+                store.put_origins(&image.id, &old)?;
             }
         }
         drop(lease);
@@ -130,6 +135,21 @@ impl Store {
         let renamed = fs::rename(new.db(), home.db());
         renamed.map_err(host("put in place", new.db()))?;
         Ok((Self::open(options)?, rebuilt))
+    }
+
+    /// Where the image came from, of what the old database knew.
+    fn put_origins(&self, id: &Digest, old: &Old) -> Result<()> {
+        let Some(image) = self.image(id)? else {
+            return Ok(());
+        };
+        self.0.db.write(Commit::Lazy, |tx| {
+            for (repo, digest, of) in &old.origins {
+                if of == id {
+                    origins::put(tx, image.key, repo, digest)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Records the blobs that hold; the others are discarded.
@@ -313,15 +333,22 @@ fn salvage(path: &Path, driver: &str) -> Old {
             Ok(())
         },
     );
-    let select = "SELECT r.repo, r.digest, i.digest FROM repo_digests r
-                  JOIN images i ON i.key = r.image WHERE r.driver = ?1";
-    each(&c, select, driver, |r| {
-        let (digest, image) = (parse(r.get(1)?), parse(r.get(2)?));
-        if let Some((digest, image)) = digest.zip(image) {
-            old.repo_digests.push((r.get(0)?, digest, image));
-        }
-        Ok(())
-    });
+    for (table, found) in [
+        ("repo_digests", &mut old.repo_digests),
+        ("origins", &mut old.origins),
+    ] {
+        let select = format!(
+            "SELECT r.repo, r.digest, i.digest FROM {table} r
+             JOIN images i ON i.key = r.image WHERE i.driver = ?1"
+        );
+        each(&c, &select, driver, |r| {
+            let (digest, image) = (parse(r.get(1)?), parse(r.get(2)?));
+            if let Some((digest, image)) = digest.zip(image) {
+                found.push((r.get(0)?, digest, image));
+            }
+            Ok(())
+        });
+    }
     each(
         &c,
         "SELECT diff_id, tar_bytes FROM layers WHERE driver = ?1",

@@ -14,6 +14,7 @@ use super::{
     images::{self, Image, ImageLayer},
     layers,
     leases::{self, Lease},
+    origins,
 };
 use crate::error::Result;
 
@@ -30,6 +31,8 @@ pub struct BrokenImage {
     pub layers: Vec<ImageLayer>,
     /// Of its config and manifest, what is not there, with its size.
     pub documents: Vec<(Digest, u64)>,
+    /// Repositories and digests that it can be fetched by.
+    pub origins: Vec<(String, Digest)>,
     /// Blobs of layers that were there and are lost: only [`Store::repair`] knows.
     pub blobs: Vec<(Digest, u64)>,
 }
@@ -164,13 +167,14 @@ impl Store {
                     documents.push((digest, size));
                 }
             }
-            let blobs = Vec::new();
+            let (origins, blobs) = (origins::of(c, &image)?, Vec::new());
             Ok(BrokenImage {
                 image,
                 manifest_type,
                 manifest_size,
                 layers: missing,
                 documents,
+                origins,
                 blobs,
             })
         })

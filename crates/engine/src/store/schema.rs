@@ -147,6 +147,15 @@ CREATE TABLE containers (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX containers_unfinished ON containers (driver) WHERE pid IS NOT NULL;
 ",
+    "
+CREATE TABLE origins (
+  image INTEGER NOT NULL REFERENCES images ON DELETE CASCADE,
+  repo TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY (image, repo, digest)
+) STRICT, WITHOUT ROWID;
+INSERT INTO origins SELECT image, repo, digest FROM repo_digests;
+",
 ];
 
 /// The version that this program writes.
