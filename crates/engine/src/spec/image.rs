@@ -29,7 +29,8 @@ pub struct ImageConfig {
     pub volumes: Set,
     /// `port[/protocol]`s that are listened on.
     pub exposed_ports: Set,
-    /// Notes; unlade reads only the two of [`super::security`], and only from here.
+    /// Notes; unlade reads only two of them, and only as
+    /// `--image-security` allows; labels do nothing else.
     pub labels: BTreeMap<String, String>,
     /// Signal that asks it to stop.
     pub stop_signal: String,

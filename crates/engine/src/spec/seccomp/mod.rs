@@ -1,0 +1,99 @@
+//! Which system calls a container may make.
+//!
+//! A profile (Docker's format, [`profile`]) is resolved for one container's capabilities, this
+//! architecture and kernel; the engine's own is in [`builtin`]. A profile that an image carries
+//! can take away from it ([`narrow`]).
+
+mod builtin;
+mod intervals;
+mod narrow;
+mod profile;
+
+use oci_spec::runtime::LinuxSeccomp;
+
+use self::profile::{Facts, Profile};
+use super::{
+    explain::{Notes, Origin},
+    place::ImageSecurity,
+    process::Given,
+    security::{MAX_PROFILE, SECCOMP_LABEL, Seccomp},
+};
+use crate::error::{Error, Kind, Result};
+
+/// The filter of a container; `None` for none.
+pub(super) fn assemble(
+    given: &Given<'_>,
+    mode: ImageSecurity,
+    notes: &mut Notes,
+    warnings: &mut Vec<String>,
+) -> Result<Option<LinuxSeccomp>> {
+    let facts = Facts {
+        caps: given.caps,
+        arch: &given.host.arch,
+        kernel: given.host.kernel,
+    };
+    let privileged = given.request.host_config.privileged;
+    let flag = "--security-opt seccomp";
+    let profile = match &given.options.seccomp {
+        Seccomp::Unconfined => {
+            notes.set("linux.seccomp", Origin::User, flag);
+            return Ok(None);
+        }
+        Seccomp::Profile(text) => {
+            notes.set("linux.seccomp", Origin::Profile, flag);
+            let profile = Profile::parse(text)
+                .map_err(|e| e.context("the profile of --security-opt seccomp"))?;
+            return profile.resolve(&facts).map(Some);
+        }
+        // Docker gives a privileged container no filter unless it is told to.
+        Seccomp::Unsaid if privileged => return Ok(None),
+        Seccomp::Builtin => {
+            notes.set("linux.seccomp", Origin::User, flag);
+            return builtin::profile().resolve(&facts).map(Some);
+        }
+        Seccomp::Unsaid => builtin::profile(),
+    };
+    notes.set("linux.seccomp", Origin::Default, "");
+    let own = profile.resolve(&facts)?;
+    let label = given.image.labels.get(SECCOMP_LABEL);
+    let Some(text) = label.filter(|_| mode != ImageSecurity::Ignore) else {
+        return Ok(Some(own));
+    };
+    let theirs = from_label(text, &facts)
+        .map_err(|e| e.context(format!("the image's label {SECCOMP_LABEL}")))?;
+    notes.set("linux.seccomp", Origin::Label, SECCOMP_LABEL);
+    if mode == ImageSecurity::Replace {
+        return Ok(Some(theirs));
+    }
+    let narrowed = narrow::both(&own, &theirs)?;
+    let lost = narrow::refused_here(&own, &theirs);
+    if !lost.is_empty() {
+        let some: Vec<&str> = lost.iter().take(5).map(String::as_str).collect();
+        let more = if lost.len() > some.len() { ", …" } else { "" };
+        warnings.push(format!(
+            "the image's seccomp profile allows what unlade does not: {}{more}",
+            some.join(", ")
+        ));
+    }
+    Ok(Some(narrowed))
+}
+
+fn from_label(text: &str, facts: &Facts<'_>) -> Result<LinuxSeccomp> {
+    if text.len() > MAX_PROFILE {
+        let e = Error::new(Kind::Limit, "the profile is longer than 1 MiB");
+        return Err(e.with_hint("run it with --image-security ignore"));
+    }
+    let hint = "run it with --image-security ignore";
+    let filter = Profile::parse(text)
+        .and_then(|p| p.resolve(facts))
+        .map_err(|e| e.with_hint(hint))?;
+    // A path of the host that the image chooses.
+    if filter.listener_path().is_some() || filter.listener_metadata().is_some() {
+        let e = Error::new(Kind::BadInput, "the profile names a listener on the host");
+        return Err(e.with_hint(hint));
+    }
+    Ok(filter)
+}
+
+#[cfg(test)]
+mod tests;
