@@ -1,30 +1,48 @@
 //! The hidden `perf _child`: a small process between `perf` and what is timed.
 //!
-//! It runs steps one after another, waits for all of them, and says what they took. A process of
-//! its own for two reasons: what `getrusage(RUSAGE_CHILDREN)` returns then belongs to this run
+//! It runs steps one after another, or all at once, waits for them, and says what they took. A
+//! process of its own for two reasons: what `getrusage(RUSAGE_CHILDREN)` returns then belongs to this run
 //! alone, and a new process's peak RSS starts at that of the one it was forked from, which must
 //! therefore be small.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
+/// How long what steps left running may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How steps are run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum How {
+    /// In order, until one fails. What they leave running is nobody's business.
+    #[default]
+    InTurn,
+    /// The same, and then until all that they left running has ended.
+    Settle,
+    /// All at once, and then until all that they left running has ended.
+    Together,
+}
+
 /// What to run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Spec {
-    /// Command lines, run in order until one fails.
+    /// Command lines.
     pub(crate) steps: Vec<Vec<String>>,
     /// Where their output goes (appended).
     pub(crate) log: PathBuf,
     /// Variables to set beside those of this process.
     #[serde(default)]
     pub(crate) env: Vec<(String, String)>,
+    /// How they are run.
+    #[serde(default)]
+    pub(crate) how: How,
 }
 
 /// What it took.
@@ -32,6 +50,8 @@ pub(crate) struct Spec {
 pub(crate) struct Outcome {
     /// Seconds from the start of the first step to the end of the last.
     pub(crate) wall: f64,
+    /// Seconds from then on until the last descendant had ended, where that was waited for.
+    pub(crate) settle: f64,
     /// User seconds of all descendants.
     pub(crate) user: f64,
     /// Kernel seconds of all descendants.
@@ -68,12 +88,26 @@ pub(crate) fn spawn(spec: &Spec) -> Result<Outcome> {
 /// The body of `perf _child SPEC`: prints an [`Outcome`] as JSON.
 pub(crate) fn main(spec: &str) -> Result<()> {
     let spec: Spec = serde_json::from_str(spec).context("spec of the measuring process")?;
+    if spec.how != How::InTurn {
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+            .context("become the parent of orphans")?;
+    }
     let begin = Instant::now();
-    let failure = spec.steps.iter().find_map(|step| run(step, &spec).err());
+    let failure = match spec.how {
+        How::Together => together(&spec).err(),
+        _ => spec.steps.iter().find_map(|step| run(step, &spec).err()),
+    };
     let wall = begin.elapsed().as_secs_f64();
+    let settled = match spec.how {
+        How::InTurn => Ok(()),
+        _ => settle(),
+    };
+    let settle = begin.elapsed().as_secs_f64() - wall;
+    let failure = failure.or(settled.err());
     let usage = sys::children_usage()?;
     let outcome = Outcome {
         wall,
+        settle,
         user: usage.user,
         sys: usage.sys,
         max_rss_kib: usage.max_rss_kib,
@@ -84,6 +118,46 @@ pub(crate) fn main(spec: &str) -> Result<()> {
 }
 
 fn run(step: &[String], spec: &Spec) -> Result<()> {
+    finish(step, start(step, spec)?)
+}
+
+/// Starts every step, then waits for every one; the first failure counts.
+fn together(spec: &Spec) -> Result<()> {
+    let started: Vec<_> = spec.steps.iter().map(|step| start(step, spec)).collect();
+    let finished: Vec<_> = spec
+        .steps
+        .iter()
+        .zip(started)
+        .map(|(step, child)| finish(step, child?))
+        .collect();
+    finished.into_iter().collect()
+}
+
+fn finish(step: &[String], mut child: Child) -> Result<()> {
+    let status = child.wait()?;
+    let program = step.first().map_or("", String::as_str);
+    ensure!(status.success(), "{program}: {status}");
+    Ok(())
+}
+
+/// Waits until no descendant is left.
+fn settle() -> Result<()> {
+    use rustix::process::{WaitOptions, wait};
+    let begin = Instant::now();
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Err(rustix::io::Errno::CHILD) => return Ok(()),
+            Err(rustix::io::Errno::INTR) | Ok(Some(_)) => {}
+            Err(error) => return Err(error).context("wait for what was left running"),
+            Ok(None) if begin.elapsed() > PATIENCE => {
+                bail!("processes are left after {} s", PATIENCE.as_secs())
+            }
+            Ok(None) => std::thread::sleep(Duration::from_micros(200)),
+        }
+    }
+}
+
+fn start(step: &[String], spec: &Spec) -> Result<Child> {
     let [program, args @ ..] = step else {
         bail!("an empty step")
     };
@@ -98,11 +172,9 @@ fn run(step: &[String], spec: &Spec) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    let status = sys::die_with_parent(&mut command)
-        .status()
-        .with_context(|| format!("start {program}"))?;
-    ensure!(status.success(), "{program}: {status}");
-    Ok(())
+    sys::die_with_parent(&mut command)
+        .spawn()
+        .with_context(|| format!("start {program}"))
 }
 
 /// The last lines of a log, for an error message.
@@ -117,4 +189,28 @@ fn tail(log: &Path) -> String {
         .iter()
         .map(|line| format!("; {line}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_at_once_take_as_long_as_the_longest_and_every_failure_counts() {
+        let temp = tempfile::tempdir().unwrap();
+        let step = |text: &str| vec!["sh".to_owned(), "-c".to_owned(), text.to_owned()];
+        let mut spec = Spec {
+            steps: vec![step("sleep 1"); 4],
+            log: temp.path().join("log"),
+            ..Spec::default()
+        };
+        let begin = Instant::now();
+        together(&spec).unwrap();
+        assert!(begin.elapsed() < Duration::from_millis(3500));
+        spec.steps.insert(1, step("exit 3"));
+        let error = together(&spec).unwrap_err().to_string();
+        assert!(error.contains('3'), "{error}");
+        spec.steps.insert(0, vec!["/no/such/program".to_owned()]);
+        assert!(together(&spec).is_err());
+    }
 }

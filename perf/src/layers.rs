@@ -15,7 +15,7 @@ use crate::split::split;
 use crate::tarhop::Hop;
 use crate::trees::{ensure_tree, names_in, pack, packages};
 use crate::workloads::{SPLITS, Store};
-use crate::{machine, sys};
+use crate::{busybox, machine, sys};
 
 /// Size and digest of one file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,6 +75,7 @@ fn ensure_tar(store: &Store, name: &str) -> Result<()> {
             pack(&out, &[(&tree, names_in(&tree)?)])
         }
         "big" => big(store, &out),
+        "busybox" => busybox::pack(store, &out),
         "tiny" => generate(&out, 3, 300, "tiny"),
         "smoke-a" => generate(&out, 600, 6_000, "a"),
         "smoke-b" => generate(&out, 200, 40_000, "b"),

@@ -5,6 +5,7 @@
 //! and does arithmetic on what they took. `perf/README.md` says what each figure means.
 #![allow(clippy::print_stdout)]
 
+mod busybox;
 mod child;
 mod cli;
 mod compare;
@@ -21,6 +22,7 @@ mod pull;
 mod report;
 mod run;
 mod split;
+mod start;
 mod stats;
 mod suite;
 mod sys;

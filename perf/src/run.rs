@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::child::{self, Spec};
+use crate::child::{self, How, Spec};
 use crate::contestants::Contestant;
 use crate::fs::{Fresh, FsKind, Lab};
 use crate::light::{self, Stages};
@@ -170,6 +170,7 @@ fn own_report(
         steps: vec![step],
         log,
         env: Vec::new(),
+        how: How::InTurn,
     })?
     .failure
     {
@@ -202,6 +203,7 @@ fn unpack(
             steps,
             log: log.path().to_owned(),
             env: Vec::new(),
+            how: How::InTurn,
         },
         fresh,
     )?;

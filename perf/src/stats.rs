@@ -58,6 +58,12 @@ pub(crate) fn paired_ratio(a: &[f64], b: &[f64]) -> Option<Spread> {
     spread(&ratios)
 }
 
+/// The spread of `a-b`, round by round.
+pub(crate) fn paired_difference(a: &[f64], b: &[f64]) -> Option<Spread> {
+    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    spread(&differences)
+}
+
 /// Two-sided p value of the Mann-Whitney U test: how likely two samples of one distribution
 /// differ in rank at least as much as these. Exact without ties in small samples, else by the
 /// normal approximation with corrections for ties and continuity.

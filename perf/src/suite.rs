@@ -23,6 +23,10 @@ pub(crate) enum Suite {
     Pull,
     /// The same with small generated images, two rounds, no network: does the harness work?
     PullSmoke,
+    /// Containers started from images in the store: unlade, runtimes alone, podman, ctr, docker
+    Start,
+    /// The same with small generated images, few rounds, no network: does the harness work?
+    StartSmoke,
 }
 
 /// A suite that unpacks what lies on disk.

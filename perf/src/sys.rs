@@ -108,6 +108,16 @@ pub(crate) fn private_mounts() -> Result<()> {
     .context("make mounts private")
 }
 
+/// Moves the calling thread, and whatever it starts from here on, into a network namespace of its
+/// own, in which there is nothing but a loopback device that is down.
+pub(crate) fn private_network() -> Result<()> {
+    // SAFETY: CLONE_NEWNET takes no pointers and changes only this thread's view of the network.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        return Err(io::Error::last_os_error()).context("unshare(CLONE_NEWNET)");
+    }
+    Ok(())
+}
+
 /// A read-only mapping of a file that nobody changes while it is measured.
 pub(crate) fn map_file(file: &std::fs::File) -> Result<memmap2::Mmap> {
     // SAFETY: the files mapped are finished layers in the workload directory, which this program

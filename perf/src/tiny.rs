@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::child::{self, Spec};
+use crate::child::{self, How, Spec};
 use crate::contestants::Contestant;
 use crate::fs::{FsKind, Lab};
 use crate::measure;
@@ -72,6 +72,7 @@ pub(crate) fn latency(
                 steps,
                 log: log.path().to_owned(),
                 env: Vec::new(),
+                how: How::InTurn,
             })?;
             match outcome.failure {
                 None => row.wall_ms.push(outcome.wall * 1e3),

@@ -21,10 +21,12 @@ pub(crate) const SPLITS: [(&str, [&str; 2], usize); 5] = [
 ];
 
 /// Every image, in the order in which they are made.
-pub(crate) const IMAGES: [&str; 14] = [
+pub(crate) const IMAGES: [&str; 17] = [
     "tiny",
+    "busybox",
     "smoke",
     "smoke-60",
+    "smoke-60-busybox",
     "debian",
     "python",
     "node",
@@ -34,6 +36,7 @@ pub(crate) const IMAGES: [&str; 14] = [
     "node-many",
     "python-many",
     "node-60",
+    "node-60-busybox",
     "pyds-60",
     "big",
 ];
@@ -83,8 +86,15 @@ impl Store {
 
 /// The layers of an image, lowest first.
 fn layers_of(image: &str) -> Result<Vec<String>> {
+    if let Some(below) = image.strip_suffix("-busybox") {
+        let mut layers = layers_of(below)?;
+        layers.push("busybox".to_owned());
+        return Ok(layers);
+    }
     let names: &[&str] = match image {
-        "debian" | "python" | "node" | "big" | "tiny" => return Ok(vec![image.to_owned()]),
+        "debian" | "python" | "node" | "big" | "tiny" | "busybox" => {
+            return Ok(vec![image.to_owned()]);
+        }
         "pyds" => &["debian", "python"],
         "nodeapp" => &["debian", "node"],
         "three" => &["debian", "python", "node"],

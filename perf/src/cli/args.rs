@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::fs::{Backing, FsKind};
 use crate::pull;
+use crate::start;
 use crate::suite::{Suite, default_unlade};
 
 /// Measures unlade: against peers, against another build, against the speed of light.
@@ -35,12 +36,16 @@ pub(super) enum Command {
         /// Who takes part in unpacking: unlade, unlade-ring, unlade-16m, tar, tar-pigz, bsdtar,
         /// umoci, umoci-raw; in pulling: unlade-overlay, unlade-erofs, unlade-btrfs,
         /// unlade-reflink, unlade-copy, unlade-noblobs, containerd, containerd-tuned, podman,
-        /// skopeo-umoci, dockerd
+        /// skopeo-umoci, dockerd; in starting: runc, crun, netavark, unlade-runc, unlade-crun,
+        /// unlade-erofs-runc, unlade-erofs-crun, podman-runc, podman-crun, ctr, docker
         #[arg(long, value_delimiter = ',')]
         contestant: Vec<String>,
         /// Parts of the pull suite to run [default: all]
         #[arg(long, value_delimiter = ',')]
         part: Vec<pull::Part>,
+        /// Scenes of the start suite to run [default: all]
+        #[arg(long, value_delimiter = ',')]
+        scene: Vec<start::Scene>,
         /// The unlade binary
         #[arg(long, default_value_os_t = default_unlade())]
         unlade: PathBuf,
@@ -93,7 +98,7 @@ pub(super) struct Options {
     /// File systems
     #[arg(long, value_delimiter = ',')]
     pub(super) fs: Vec<FsKind>,
-    /// Rounds (of start-up latency: ten times as many)
+    /// Rounds (of start-up latency: ten times as many; of container starts: 100)
     #[arg(long)]
     pub(super) runs: Option<usize>,
     /// Do not touch memory before each run

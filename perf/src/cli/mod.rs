@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::run::{self, Plan};
 use crate::suite::{Settings, Suite, UnpackSuite, results_dir};
 use crate::workloads::{self, Store};
-use crate::{child, compare, machine, pull, tiny};
+use crate::{child, compare, machine, pull, start, tiny};
 
 /// Runs the command line.
 pub(crate) fn dispatch() -> Result<ExitCode> {
@@ -33,10 +33,16 @@ pub(crate) fn dispatch() -> Result<ExitCode> {
             options,
             contestant,
             part,
+            scene,
             unlade,
             no_light,
         } => {
             let unlade = std::path::absolute(unlade)?;
+            let starting = matches!(suite, Suite::Start | Suite::StartSmoke);
+            ensure!(
+                scene.is_empty() || starting,
+                "--scene is of the start suite"
+            );
             let suite = match suite {
                 Suite::Unpack => UnpackSuite::Unpack,
                 Suite::Smoke => UnpackSuite::Smoke,
@@ -54,6 +60,11 @@ pub(crate) fn dispatch() -> Result<ExitCode> {
                 Suite::PullSmoke => {
                     let who = (contestant, part, !no_light);
                     return pulls("pull-smoke", options, who, Some(unlade), None);
+                }
+                Suite::Start | Suite::StartSmoke => {
+                    ensure!(part.is_empty(), "--part is of the pull suite");
+                    let smoke = suite == Suite::StartSmoke;
+                    return starts(options, (contestant, scene), unlade, smoke);
                 }
             };
             ensure!(part.is_empty(), "--part is of the pull suite");
@@ -113,6 +124,39 @@ fn pulls(
     };
     let report = pull::measure(&settings, options.place.dir)?;
     match options.out.or(keep) {
+        Some(dir) => {
+            for path in report.write(&dir)? {
+                println!("{}", path.display());
+            }
+        }
+        None => print!("{}", report.markdown()),
+    }
+    Ok(if report.failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Runs the start suite. `who`: contestants, and what they do.
+fn starts(
+    options: Options,
+    who: (Vec<String>, Vec<start::Scene>),
+    unlade: PathBuf,
+    smoke: bool,
+) -> Result<ExitCode> {
+    let settings = start::Settings {
+        name: if smoke { "start-smoke" } else { "start" },
+        contestants: who.0,
+        scenes: who.1,
+        workloads: options.workload,
+        fs: options.fs,
+        runs: options.runs,
+        backing: options.backing,
+        unlade,
+    };
+    let report = start::measure(&settings, options.place.dir)?;
+    match options.out.or_else(|| (!smoke).then(results_dir)) {
         Some(dir) => {
             for path in report.write(&dir)? {
                 println!("{}", path.display());

@@ -1,11 +1,11 @@
 //! `perf run pull`: from a registry on a loopback port to a store that is ready to use.
 
 mod again;
-mod daemon;
+pub(crate) mod daemon;
 mod engines;
 mod markdown;
 mod readback;
-mod registry;
+pub(crate) mod registry;
 mod report;
 mod run;
 mod session;

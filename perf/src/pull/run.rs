@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::child::Spec;
+use crate::child::{How, Spec};
 use crate::fs::{Fresh, FsKind, Lab};
 use crate::light::{self, Stages};
 use crate::measure::{self, Daemons, Sample};
@@ -201,6 +201,7 @@ impl Running<'_> {
             steps,
             log: self.scratch.path().join("log"),
             env: self.session.env.clone(),
+            how: How::InTurn,
         }
     }
 }
