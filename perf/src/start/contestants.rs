@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::start::netavark;
+use crate::start::{Scene, netavark};
 
 /// A program and the way it is called.
 #[derive(Debug, Clone)]
@@ -143,9 +143,6 @@ impl Contestant {
                 if !binary.is_file() {
                     return Some(format!("{} is not there", binary.display()));
                 }
-                if !runs(Command::new(binary).args(["run", "--help"])) {
-                    return Some("this build of unlade has no `run`".to_owned());
-                }
                 vec![runtime]
             }
             Kind::Floor { runtime } => vec![runtime],
@@ -161,6 +158,23 @@ impl Contestant {
         };
         let missing = programs.iter().find(missing)?;
         Some(format!("{missing} is not there"))
+    }
+
+    /// The command that a scene needs and a build of ours does not have.
+    pub(crate) fn lacks(&self, scene: Scene) -> Option<String> {
+        let Kind::Unlade { binary, .. } = &self.kind else {
+            return None;
+        };
+        let needed: &[&str] = match scene {
+            Scene::Version => &[],
+            Scene::Exec => &["run", "exec", "rm"],
+            Scene::Lifecycle => &["create", "start", "stop", "rm"],
+            Scene::Helpers => &["run", "rm"],
+            _ => &["run"],
+        };
+        let lacks = |verb: &&&str| !runs(Command::new(binary).args([*verb, "--help"]));
+        let verb = needed.iter().find(lacks)?;
+        Some(format!("this build of unlade has no `{verb}`"))
     }
 }
 
@@ -191,6 +205,9 @@ mod tests {
         let missing = Contestant::named("unlade-runc", Path::new("/no/such")).unwrap();
         assert_eq!(missing.obstacle().unwrap(), "/no/such is not there");
         let old = Contestant::named("unlade-runc", Path::new("/bin/false")).unwrap();
-        assert!(old.obstacle().unwrap().contains("no `run`"));
+        assert!(old.lacks(Scene::Exec).unwrap().contains("no `run`"));
+        assert!(old.lacks(Scene::Version).is_none());
+        let docker = Contestant::named("docker", Path::new("/bin/false")).unwrap();
+        assert!(docker.lacks(Scene::Exec).is_none());
     }
 }

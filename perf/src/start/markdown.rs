@@ -81,7 +81,9 @@ fn figures(case: &StartCase, row: &StartRow) -> String {
     let at = |q| number(quantile(&row.wall_ms, q), 1);
     let [p50, p90, p99, least, most] = [0.5, 0.9, 0.99, 0.0, 1.0].map(at);
     let above = || {
-        let floor = case.walls(row.floor()?)?;
+        // `--version` of two programs has nothing in common.
+        let floor = row.floor().filter(|_| case.scene != Scene::Version)?;
+        let floor = case.walls(floor)?;
         Some(paired_difference(&row.wall_ms, floor)?.median)
     };
     let podman = match row.floor().unwrap_or(&row.name) {

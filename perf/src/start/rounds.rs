@@ -113,7 +113,7 @@ impl Bench<'_> {
                     ..StartRow::default()
                 };
                 match seat {
-                    Ok(_) => {}
+                    Ok(_) => row.skipped = one.lacks(scene),
                     Err((true, reason)) => row.skipped = Some(reason.clone()),
                     Err((false, reason)) => row.error = Some(reason.clone()),
                 }
