@@ -6,6 +6,7 @@ mod common;
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -223,6 +224,34 @@ fn images_are_mounted_and_pinned() {
         assert!(Command::new("umount").arg(&at).status().unwrap().success());
         store.ok(&["system", "prune", "-a", "-f"]);
         assert_eq!(store.ok(&["images", "-q"]), "");
+    });
+}
+
+#[test]
+fn a_signal_ends_a_question() {
+    stores("a_signal_ends_a_question", |store| {
+        store.load("docker.io/library/two:1");
+        let mut child = store
+            .command(&["image", "prune", "-a"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut asked = Vec::new();
+        let mut stderr = child.stderr.take().unwrap();
+        while !asked.ends_with(b"[y/N] ") {
+            let mut byte = [0];
+            assert_eq!(stderr.read(&mut byte).unwrap(), 1, "{asked:?}");
+            asked.push(byte[0]);
+        }
+        let stdin = child.stdin.take();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        // Its standard input stays open: nothing but the signal can end it.
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(130));
+        drop(stdin);
+        assert_eq!(store.ok(&["images", "-q"]).lines().count(), 1);
     });
 }
 

@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use unlade_unpack::Cancel;
 
-use super::{globals::Globals, out};
+use super::{globals::Globals, input::Input, out};
 use crate::{
     archive::Format,
     engine::{ImportRequest, SaveRequest},
@@ -111,7 +111,7 @@ pub(super) fn load(globals: &Globals, args: &LoadArgs, cancel: &Cancel) -> Resul
         }
         None => globals
             .engine(cancel)?
-            .load(io::stdin().lock(), platform, cancel)?,
+            .load(Input::new(cancel), platform, cancel)?,
         Some(path) if path.is_dir() => globals.engine(cancel)?.load_dir(path, platform, cancel)?,
         Some(path) => {
             let file = open(path)?;
@@ -172,7 +172,7 @@ pub(super) fn import(globals: &Globals, args: &ImportArgs, cancel: &Cancel) -> R
         cancel: cancel.clone(),
     };
     let input: Box<dyn Read> = if args.file.as_os_str() == "-" {
-        Box::new(io::stdin().lock())
+        Box::new(Input::new(cancel))
     } else {
         Box::new(open(&args.file)?)
     };

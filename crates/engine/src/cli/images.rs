@@ -339,7 +339,7 @@ pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Res
     } else {
         "all images without a name"
     };
-    if !args.force && !super::confirm(&format!("This will remove {what}."))? {
+    if !args.force && !super::confirm(&format!("This will remove {what}."), cancel)? {
         return Ok(());
     }
     let engine = globals.engine(cancel)?;

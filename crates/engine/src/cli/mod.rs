@@ -9,6 +9,7 @@ mod globals;
 mod gunzip;
 mod human;
 mod images;
+mod input;
 mod lists;
 mod mounts;
 mod out;
@@ -98,7 +99,7 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::System(System::Df(a)) => system::df(globals, a, &cancel),
         Command::System(System::Prune(a)) => system::prune(globals, a, &cancel),
         Command::Info(a) | Command::System(System::Info(a)) => system::info(globals, a, &cancel),
-        Command::Login(a) => registries::log_in(globals, a),
+        Command::Login(a) => registries::log_in(globals, a, &cancel),
         Command::Logout(a) => registries::log_out(a),
         Command::Unpack(_) | Command::Gunzip(_) => Err(crate::error::Error::new(
             crate::error::Kind::Bug,
@@ -111,21 +112,19 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         say_hint(hint);
     }
     match (e.kind(), signals.received()) {
-        (crate::error::Kind::Cancelled, Some(signal)) => signals::exit_code(signal),
         (crate::error::Kind::Bug, _) => INTERNAL,
+        // Whatever failed first when the work was stopped.
+        (_, Some(signal)) => signals::exit_code(signal),
         _ => FAILED,
     }
 }
 
 /// Asks whether to go on; without an answer it is no.
-fn confirm(what: &str) -> crate::error::Result<bool> {
+fn confirm(what: &str, cancel: &Cancel) -> crate::error::Result<bool> {
     ask(&format!(
         "{what}\nAre you sure you want to continue? [y/N] "
     ));
-    let mut line = String::new();
-    io::stdin()
-        .read_line(&mut line)
-        .map_err(|e| crate::error::Error::host("read standard input", e))?;
+    let line = input::line(cancel)?;
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 

@@ -1,7 +1,7 @@
 //! `unlade push`, `login` and `logout`.
 
 use std::{
-    io::{self, BufRead, IsTerminal, Read},
+    io::{self, IsTerminal, Read},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -9,7 +9,13 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use unlade_unpack::{Cancel, Digest};
 
-use super::{args::When, globals::Globals, human, out};
+use super::{
+    args::When,
+    globals::Globals,
+    human,
+    input::{self, Input},
+    out,
+};
 use crate::{
     engine::{Engine, login, logout, registry_config},
     error::{Error, Kind, Result},
@@ -189,8 +195,7 @@ fn server(text: &str) -> &str {
     }
 }
 
-pub(super) fn log_in(globals: &Globals, args: &LoginArgs) -> Result<()> {
-    let input = |e| Error::host("read standard input", e);
+pub(super) fn log_in(globals: &Globals, args: &LoginArgs, cancel: &Cancel) -> Result<()> {
     let ask = |what: &str| -> Result<String> {
         if !io::stdin().is_terminal() {
             let m = "cannot ask for user name and password: standard input is no terminal";
@@ -199,9 +204,7 @@ pub(super) fn log_in(globals: &Globals, args: &LoginArgs) -> Result<()> {
             );
         }
         super::ask(what);
-        let mut line = String::new();
-        io::stdin().lock().read_line(&mut line).map_err(input)?;
-        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+        input::line(cancel)
     };
     let user = match &args.username {
         Some(user) => user.clone(),
@@ -221,11 +224,10 @@ pub(super) fn log_in(globals: &Globals, args: &LoginArgs) -> Result<()> {
         }
         None if args.password_stdin => {
             let mut text = String::new();
-            let stdin = io::stdin().lock();
-            stdin
+            Input::new(cancel)
                 .take(MAX_PASSWORD)
                 .read_to_string(&mut text)
-                .map_err(input)?;
+                .map_err(|e| Error::host("read standard input", e))?;
             text.trim_end_matches(['\r', '\n']).to_owned()
         }
         None => {

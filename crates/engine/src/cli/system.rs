@@ -220,7 +220,7 @@ pub(super) struct PruneArgs {
 pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
     let what = "This will remove images without a name, and layers, blobs and partial downloads \
                 that nothing needs.";
-    if !args.force && !super::confirm(what)? {
+    if !args.force && !super::confirm(what, cancel)? {
         return Ok(());
     }
     let pruned = globals.engine(cancel)?.prune(args.all)?;
