@@ -38,6 +38,8 @@ pub struct Config {
     pub max_concurrent_downloads: usize,
     /// How registries are reached.
     pub registry: Registry,
+    /// How containers get a network.
+    pub network: Network,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
 }
@@ -81,6 +83,19 @@ pub struct Registry {
     pub registries_conf: Option<PathBuf>,
 }
 
+/// How containers get a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Network {
+    /// The program that makes interfaces and firewall rules. Default: `netavark` where
+    /// distributions have it, or in `PATH`.
+    pub netavark: Option<PathBuf>,
+    /// The program that answers for containers' names. Default: as for `netavark`.
+    pub aardvark_dns: Option<PathBuf>,
+    /// What networks get their subnets from, as `172.16.0.0/12 by 16`. Default: Docker's.
+    pub address_pools: Vec<String>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Raw {
@@ -91,6 +106,7 @@ struct Raw {
     durability: Durability,
     max_concurrent_downloads: Option<usize>,
     registry: Registry,
+    network: Network,
 }
 
 impl Default for Config {
@@ -103,6 +119,7 @@ impl Default for Config {
             durability: Durability::default(),
             max_concurrent_downloads: 6,
             registry: Registry::default(),
+            network: Network::default(),
             file: None,
         }
     }
@@ -206,6 +223,7 @@ impl Config {
                 .max_concurrent_downloads
                 .unwrap_or(default.max_concurrent_downloads),
             registry: raw.registry,
+            network: raw.network,
             file: None,
         })
     }
@@ -315,6 +333,7 @@ mod tests {
             durability: Durability::Sync,
             max_concurrent_downloads: 3,
             registry,
+            network: Network::default(),
             file: None,
         };
         assert_eq!(config, want);

@@ -4,7 +4,7 @@
 //! store: it brings an image from a [`source`] to a [`dest`].
 //!
 //! Modules stand in rows and import from rows above them only: `error` · `config` · `image` ·
-//! `source` `dest` `store` `registry` `spec` · `unpack` `pull` `archive` · `engine` · `cli`.
+//! `source` `dest` `store` `registry` `spec` · `network` `volume` · `unpack` `pull` `archive` · `engine` · `cli`.
 //! `tests/layers.rs` holds this.
 
 pub mod archive;
@@ -14,6 +14,7 @@ pub mod dest;
 pub mod engine;
 pub mod error;
 pub mod image;
+pub mod network;
 pub mod pull;
 pub mod push;
 pub mod registry;
@@ -22,3 +23,4 @@ pub mod spec;
 pub mod store;
 mod sys;
 pub mod unpack;
+pub mod volume;

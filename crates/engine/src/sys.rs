@@ -48,6 +48,13 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?)
 }
 
+/// Gives this thread, and those it starts from now on, a network namespace of their own.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: the descriptor table stays shared (no CLONE_FILES); no memory safety rests on
+    // which network a thread is in.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
+}
+
 /// Ends the process at once: no destructors, no hooks.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any status and does not return.

@@ -35,6 +35,7 @@ const ENGINE: &[&[&str]] = &[
     &["config"],
     &["image", "sys"],
     &["source", "dest", "store", "registry", "spec"],
+    &["network", "volume"],
     &["unpack", "pull", "push", "archive"],
     &["engine"],
     &["cli"],

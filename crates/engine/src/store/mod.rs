@@ -33,12 +33,14 @@ mod ingest;
 mod layers;
 mod leases;
 mod names;
+mod networks;
 mod origins;
 mod rebuild;
 mod remove;
 mod repair;
 mod reserve;
 mod schema;
+mod volumes;
 
 use std::{
     fs::File,
@@ -59,9 +61,11 @@ pub use self::{
     ingest::{BlobWriter, Ingest},
     layers::{LayerRow, NewLayer},
     leases::Lease,
+    networks::{EndpointRow, NetTx, NetworkRow, PortRow},
     rebuild::Rebuilt,
     remove::{Prune, RemoveOptions, Removed},
     repair::{BrokenImage, Repaired},
+    volumes::{VolumeTx, VolumeUser},
 };
 use crate::error::{Error, Kind, Result};
 

@@ -156,6 +156,43 @@ CREATE TABLE origins (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO origins SELECT image, repo, digest FROM repo_digests;
 ",
+    "
+CREATE TABLE networks (
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE endpoints (
+  container TEXT NOT NULL,
+  network TEXT NOT NULL REFERENCES networks,
+  record TEXT NOT NULL,
+  PRIMARY KEY (container, network)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX endpoints_network ON endpoints (network);
+CREATE TABLE addresses (
+  network TEXT NOT NULL,
+  address TEXT NOT NULL,
+  container TEXT NOT NULL,
+  PRIMARY KEY (network, address),
+  FOREIGN KEY (container, network) REFERENCES endpoints ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX addresses_endpoint ON addresses (container, network);
+CREATE TABLE ports (
+  protocol TEXT NOT NULL,
+  port INTEGER NOT NULL,
+  address TEXT NOT NULL,
+  container TEXT NOT NULL,
+  PRIMARY KEY (protocol, port, address)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ports_container ON ports (container);
+CREATE TABLE volume_users (
+  volume TEXT NOT NULL,
+  container TEXT NOT NULL,
+  filled INTEGER NOT NULL,
+  PRIMARY KEY (volume, container)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX volume_users_container ON volume_users (container);
+",
 ];
 
 /// The version that this program writes.

@@ -1,0 +1,400 @@
+//! Networks themselves: making, finding and removing them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    path::Path,
+};
+
+use super::{
+    Networks, ipam,
+    record::{DEFAULT, Driver, Endpoint, Network, Range, is_name, new_id},
+    subnet::Subnet,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    store::{NetFail, NetTx},
+};
+
+/// Names of the option for the largest packet.
+pub(super) const MTU: &[&str] = &["com.docker.network.driver.mtu", "mtu"];
+/// Names of the option for whether other networks cannot reach it.
+pub(super) const ISOLATE: &[&str] = &["isolate"];
+/// Names of the option for the bridge's name.
+const INTERFACE: &[&str] = &["com.docker.network.bridge.name"];
+/// Names of the option for the address that ports are published at.
+pub(super) const HOST_IP: &[&str] = &["com.docker.network.bridge.host_binding_ipv4"];
+/// Bytes of an interface's name, with the NUL.
+const INTERFACE_BYTES: usize = 16;
+/// Most networks of a store.
+const MOST: usize = 4096;
+
+/// What `network create` asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewNetwork {
+    /// What people call it.
+    pub name: String,
+    /// `bridge`, or empty for it.
+    pub driver: String,
+    /// Subnets; what is missing is chosen.
+    pub subnets: Vec<String>,
+    /// Gateways, each in one of the subnets.
+    pub gateways: Vec<String>,
+    /// Parts of the subnets that addresses come from.
+    pub ranges: Vec<String>,
+    /// Addresses that nobody gets, by what they are for.
+    pub reserved: BTreeMap<String, String>,
+    /// Whether nothing outside can be reached.
+    pub internal: bool,
+    /// Whether it has IPv6.
+    pub ipv6: bool,
+    /// Whether names of containers do not resolve.
+    pub no_dns: bool,
+    /// Means nothing without a swarm.
+    pub attachable: bool,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+    /// For people and programs.
+    pub labels: BTreeMap<String, String>,
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(Kind::BadInput, message)
+}
+
+fn interface_exists(name: &str) -> bool {
+    fs::symlink_metadata(Path::new("/sys/class/net").join(name)).is_ok()
+}
+
+/// Checks options; what would be passed over in silence is an error.
+fn check_options(new: &NewNetwork) -> Result<()> {
+    for (key, value) in &new.options {
+        let name = |all: &[&str]| all.contains(&&**key);
+        let good = if name(MTU) {
+            value.parse::<u32>().is_ok_and(|n| (68..=65535).contains(&n))
+        } else if name(ISOLATE) {
+            matches!(&**value, "true" | "false" | "strict")
+        } else if name(INTERFACE) {
+            is_name(value) && value.len() < INTERFACE_BYTES
+        } else if name(HOST_IP) {
+            value.parse::<std::net::Ipv4Addr>().is_ok()
+        } else {
+            // What docker does anyway, and so do we.
+            match &**key {
+                "com.docker.network.bridge.enable_icc"
+                | "com.docker.network.bridge.enable_ip_masquerade" => value == "true",
+                _ => {
+                    let m = format!("network option `{}` is not supported", key.escape_debug());
+                    let all = [MTU, ISOLATE, INTERFACE, HOST_IP].concat();
+                    return Err(Error::new(Kind::Unsupported, m)
+                        .with_hint(format!("there are {}", all.join(", "))));
+                }
+            }
+        };
+        if !good {
+            return Err(bad(format!(
+                "network option `{key}` cannot be `{}`",
+                value.escape_debug()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The subnets that were asked for, without those that are to be chosen.
+fn given(new: &NewNetwork) -> Result<Vec<Range>> {
+    let mut all: Vec<Range> = Vec::new();
+    for text in &new.subnets {
+        let subnet: Subnet = text.parse()?;
+        let address = text.split('/').next().and_then(|a| a.parse::<IpAddr>().ok());
+        if address.is_some_and(|a| a.is_loopback() || a.is_multicast()) {
+            return Err(bad(format!("no network can have the subnet {subnet}")));
+        }
+        if all.iter().any(|r| r.subnet.is_v4() == subnet.is_v4()) {
+            let m = "a bridge has at most one subnet of IPv4 and one of IPv6";
+            return Err(Error::new(Kind::Unsupported, m));
+        }
+        all.push(Range {
+            subnet,
+            gateway: ipam::gateway(&subnet)?,
+            range: None,
+            reserved: BTreeMap::new(),
+        });
+    }
+    let address = |text: &str| -> Result<IpAddr> {
+        text.parse()
+            .map_err(|_| bad(format!("`{}` is no address", text.escape_debug())))
+    };
+    let find = |all: &mut Vec<Range>, first: IpAddr, what: &str| -> Result<usize> {
+        let found = all.iter().position(|r| r.subnet.contains(first));
+        found.ok_or_else(|| {
+            bad(format!("no matching subnet for {what} {first}"))
+                .with_hint("give the subnet too: --subnet")
+        })
+    };
+    for text in &new.gateways {
+        let gateway = address(text)?;
+        let at = find(&mut all, gateway, "gateway")?;
+        if !all[at].subnet.is_host(gateway) {
+            let subnet = all[at].subnet;
+            return Err(bad(format!("{gateway} can be no gateway of {subnet}")));
+        }
+        all[at].gateway = gateway;
+    }
+    for text in &new.ranges {
+        let range: Subnet = text.parse()?;
+        let at = find(&mut all, range.first(), "range")?;
+        if !all[at].subnet.holds(&range) {
+            let subnet = all[at].subnet;
+            return Err(bad(format!("the range {range} goes beyond {subnet}")));
+        }
+        all[at].range = Some(range);
+    }
+    for (name, text) in &new.reserved {
+        let reserved = address(text)?;
+        let at = find(&mut all, reserved, "aux-address")?;
+        all[at].reserved.insert(name.clone(), reserved);
+    }
+    Ok(all)
+}
+
+fn predefined(name: &str, driver: Driver, id: String, created: &str) -> Network {
+    Network {
+        name: name.to_owned(),
+        driver,
+        id,
+        created: created.to_owned(),
+        ..Network::default()
+    }
+}
+
+impl Networks {
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// [`Kind::BadInput`] for what cannot be, [`Kind::Conflict`] if the name or the subnet is
+    /// taken, [`Kind::Unsupported`] for drivers and options that are not known.
+    pub fn create(&self, new: &NewNetwork) -> Result<Network> {
+        if !is_name(&new.name) {
+            let m = format!("`{}` is no name for a network", new.name.escape_debug());
+            return Err(bad(m).with_hint("letters and digits, and after the first also _ . -"));
+        }
+        if !matches!(&*new.driver, "" | "bridge") {
+            let m = format!("network driver `{}` is not supported", new.driver.escape_debug());
+            return Err(Error::new(Kind::Unsupported, m).with_hint("there is bridge"));
+        }
+        if matches!(&*new.name, DEFAULT | "host" | "none" | "default" | "container") {
+            let m = format!("operation is not permitted on predefined {} network", new.name);
+            return Err(Error::new(Kind::Denied, m).with_hint("choose another name"));
+        }
+        check_options(new)?;
+        let given = given(new)?;
+        let network = Network {
+            id: new_id()?,
+            name: new.name.clone(),
+            created: now(),
+            driver: Driver::Bridge,
+            internal: new.internal,
+            dns: !new.no_dns,
+            attachable: new.attachable,
+            options: new.options.clone(),
+            labels: new.labels.clone(),
+            ..Network::default()
+        };
+        self.predefine()?;
+        let pools = &self.config.address_pools;
+        self.store.networks(true, |tx| {
+            let mut network = network.clone();
+            network.subnets.clone_from(&given);
+            let all = all(tx)?;
+            if all.len() >= MOST {
+                return Err(Error::new(Kind::Limit, "there are too many networks").into());
+            }
+            complete(&mut network, new.ipv6, pools, &all)?;
+            tx.insert(&network.to_row()?)?;
+            Ok(network)
+        })
+    }
+
+    /// Sees to it that the networks are there which always are.
+    pub(super) fn predefine(&self) -> Result<()> {
+        let there = |tx: &NetTx<'_>| Ok::<_, NetFail>(tx.network(DEFAULT)?.is_some());
+        if self.store.read_networks(there)? {
+            return Ok(());
+        }
+        let created = now();
+        let ids = [new_id()?, new_id()?, new_id()?];
+        let pools = &self.config.address_pools;
+        self.store.networks(true, |tx| {
+            if there(tx)? {
+                return Ok(());
+            }
+            let [bridge, host, none] = ids.clone();
+            let mut bridge = predefined(DEFAULT, Driver::Bridge, bridge, &created);
+            complete(&mut bridge, false, pools, &all(tx)?)?;
+            tx.insert(&bridge.to_row()?)?;
+            tx.insert(&predefined("host", Driver::Host, host, &created).to_row()?)?;
+            tx.insert(&predefined("none", Driver::Null, none, &created).to_row()?)?;
+            Ok(())
+        })
+    }
+
+    /// All networks, by name.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn list(&self) -> Result<Vec<Network>> {
+        self.predefine()?;
+        self.store.read_networks(all)
+    }
+
+    /// The network of that name, of that id, or whose id begins so.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], or [`Kind::Conflict`] for the beginning of several ids.
+    pub fn find(&self, text: &str) -> Result<Network> {
+        self.predefine()?;
+        self.store.read_networks(|tx| find(tx, text))
+    }
+
+    /// Who is in a network now.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn members(&self, network: &Network) -> Result<Vec<Endpoint>> {
+        self.store.read_networks(|tx| members(tx, &network.id))
+    }
+
+    /// Removes a network that nobody is in.
+    ///
+    /// # Errors
+    /// As [`Networks::find`]'s; [`Kind::Conflict`] if it is in use, [`Kind::Denied`] for one that
+    /// is always there.
+    pub fn remove(&self, text: &str) -> Result<Network> {
+        self.predefine()?;
+        self.store.networks(true, |tx| {
+            let network = find(tx, text)?;
+            if network.is_predefined() {
+                let m = format!("{} is a pre-defined network and cannot be removed", network.name);
+                return Err(Error::new(Kind::Denied, m).into());
+            }
+            let members = members(tx, &network.id)?;
+            if !members.is_empty() {
+                let names: Vec<&str> = members.iter().map(|m| &*m.name).collect();
+                let m = format!(
+                    "network {} has active endpoints: {}",
+                    network.name,
+                    names.join(", ")
+                );
+                return Err(Error::new(Kind::Conflict, m)
+                    .with_hint("stop these containers, or `unlade network disconnect` them")
+                    .into());
+            }
+            tx.delete(&network.id)?;
+            Ok(network)
+        })
+    }
+
+    /// Removes all networks that nobody is in and that `wanted` is true for.
+    ///
+    /// # Errors
+    /// If the store cannot be written, or from `wanted`.
+    pub fn prune(&self, wanted: &dyn Fn(&Network) -> Result<bool>) -> Result<Vec<String>> {
+        self.predefine()?;
+        self.store.networks(true, |tx| {
+            let mut removed = Vec::new();
+            for network in all(tx)? {
+                let idle = !network.is_predefined() && members(tx, &network.id)?.is_empty();
+                if idle && wanted(&network)? {
+                    tx.delete(&network.id)?;
+                    removed.push(network.name);
+                }
+            }
+            Ok(removed)
+        })
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+pub(super) fn all(tx: &NetTx<'_>) -> Result<Vec<Network>, NetFail> {
+    let rows = tx.networks()?;
+    Ok(rows.iter().map(Network::from_row).collect::<Result<_>>()?)
+}
+
+fn members(tx: &NetTx<'_>, id: &str) -> Result<Vec<Endpoint>, NetFail> {
+    let rows = tx.endpoints(id)?;
+    Ok(rows.iter().map(Endpoint::from_row).collect::<Result<_>>()?)
+}
+
+pub(super) fn find(tx: &NetTx<'_>, text: &str) -> Result<Network, NetFail> {
+    if let Some(row) = tx.network(text)? {
+        return Ok(Network::from_row(&row)?);
+    }
+    let hex = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let rows = if hex { tx.networks()? } else { Vec::new() };
+    let mut found = rows.iter().filter(|r| r.id.starts_with(text));
+    match (found.next(), found.next()) {
+        (Some(row), None) => Ok(Network::from_row(row)?),
+        (Some(_), Some(_)) => {
+            let m = format!("network {text} is ambiguous: several ids begin so");
+            Err(Error::new(Kind::Conflict, m)
+                .with_hint("give more digits")
+                .into())
+        }
+        _ => {
+            let m = format!("network {} not found", text.escape_debug());
+            Err(Error::new(Kind::NotFound, m)
+                .with_hint("`unlade network ls` lists those that there are")
+                .into())
+        }
+    }
+}
+
+/// Chooses what was left open: subnets and the bridge's name.
+fn complete(network: &mut Network, six: bool, pools: &[String], all: &[Network]) -> Result<()> {
+    let ranges = all.iter().flat_map(|n| &n.subnets);
+    let mut taken: Vec<Subnet> = ranges.map(|r| r.subnet).collect();
+    for range in &network.subnets {
+        if let Some(other) = taken.iter().find(|t| t.overlaps(&range.subnet)) {
+            let m = format!("Pool overlaps with other one on this address space: {other}");
+            return Err(Error::new(Kind::Conflict, m)
+                .with_hint("`unlade network ls` and `inspect` show which network has it"));
+        }
+    }
+    taken.extend(ipam::routed());
+    taken.extend(network.subnets.iter().map(|r| r.subnet));
+    let has = |n: &Network, v4| n.subnets.iter().any(|r| r.subnet.is_v4() == v4);
+    for v4 in [true, false] {
+        if !has(network, v4) && (v4 || six) {
+            let subnet = ipam::free_subnet(pools, !v4, &taken)?;
+            network.subnets.push(Range {
+                subnet,
+                gateway: ipam::gateway(&subnet)?,
+                range: None,
+                reserved: BTreeMap::new(),
+            });
+        }
+    }
+    network.subnets.sort_by_key(|r| !r.subnet.is_v4());
+    network.ipv6 = has(network, false);
+    let names: BTreeSet<&str> = all.iter().map(|n| &*n.interface).collect();
+    let given = network.option(INTERFACE).map(str::to_owned);
+    if let Some(name) = &given
+        && names.contains(&**name)
+    {
+        let m = format!("another network has the bridge {name}");
+        return Err(Error::new(Kind::Conflict, m));
+    }
+    let own = format!("ul-{}", network.id.get(..12).unwrap_or_default());
+    network.interface = match given {
+        Some(name) => name,
+        // Other stores on this machine may have it.
+        None if network.name == DEFAULT && !interface_exists("unlade0") => "unlade0".to_owned(),
+        None => own,
+    };
+    Ok(())
+}

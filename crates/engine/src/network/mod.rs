@@ -1,0 +1,112 @@
+//! Networks of containers: which there are, and how containers get into them.
+//!
+//! What there is, and whose which address and port are, is in the store. Bridges, interfaces and
+//! firewall rules are netavark's work, names that of aardvark-dns. Below the run root, which does
+//! not outlive a boot, lie:
+//!
+//! ```text
+//! RUN_ROOT/netns/ID           the namespace of a container
+//! RUN_ROOT/network/ID.json    what it is attached to; written before anything is done
+//! RUN_ROOT/network/lock       flock: shared to attach, exclusive to look for leftovers
+//! RUN_ROOT/netavark/          whom aardvark-dns answers for
+//! ```
+
+mod attach;
+pub mod files;
+pub mod flag;
+mod hold;
+mod ipam;
+mod manage;
+mod netavark;
+mod netns;
+pub mod ports;
+mod record;
+mod settings;
+mod state;
+mod subnet;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, os::fd::OwnedFd, path::Path};
+
+pub use self::{
+    manage::NewNetwork,
+    record::{DEFAULT, Driver, Endpoint, Network, Range},
+    settings::{EndpointState, NetworkSettings},
+    state::{Joined, State},
+    subnet::Subnet,
+    sweep::Swept,
+};
+use crate::{config, spec::Ns, store::Store};
+
+/// The networks of a store.
+#[derive(Debug, Clone)]
+pub struct Networks {
+    store: Store,
+    config: config::Network,
+    programs: netavark::Programs,
+    places: state::Places,
+}
+
+/// A container, as networks know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its host name.
+    pub hostname: &'a str,
+    /// Whose network it shares with `container:…`: id and first process.
+    pub other: Option<(&'a str, i32)>,
+}
+
+/// What a container got.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its namespace.
+    pub ns: Ns,
+    /// How it looks in `inspect`.
+    pub settings: NetworkSettings,
+    /// Lines of its hosts file that are about its networks.
+    pub hosts: Vec<HostsLine>,
+    /// Its gateway, for `host-gateway`.
+    pub gateway: Option<IpAddr>,
+    /// Who resolves names for it.
+    pub dns: Dns,
+    /// Sockets that keep its ports from other programs: to be held until it ends.
+    pub held: Vec<OwnedFd>,
+}
+
+/// A line of a hosts file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostsLine {
+    /// The address.
+    pub address: IpAddr,
+    /// What has it.
+    pub names: Vec<String>,
+}
+
+/// Who resolves names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dns {
+    /// Those whom the host asks.
+    Host,
+    /// Those whom the host asks, but for servers on the host itself, which cannot be reached.
+    Filtered,
+    /// These, which know the names of containers.
+    Servers(Vec<IpAddr>),
+}
+
+impl Networks {
+    /// The networks of `store`; nothing is looked at before it is needed.
+    pub fn new(store: &Store, run_root: &Path, config: &config::Network) -> Self {
+        Self {
+            store: store.clone(),
+            config: config.clone(),
+            programs: netavark::Programs::new(config),
+            places: state::Places::new(run_root),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Leftovers: what killed commands and killed containers have not undone.
+
+use std::collections::BTreeSet;
+
+use super::Networks;
+use crate::error::{Error, Result};
+
+/// What was found and removed.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Ids of containers whose namespaces, interfaces and rules were undone.
+    pub detached: Vec<String>,
+    /// Ids of containers that had addresses or ports by the records only, after a reboot say.
+    pub forgotten: Vec<String>,
+    /// Ids of containers whose networks could not be undone, and why.
+    pub failed: Vec<(String, Error)>,
+}
+
+impl Networks {
+    /// Undoes what belongs to containers that are not alive by `live`. One counts as alive from
+    /// before it is attached until it is detached. While another process attaches, nothing is
+    /// looked for: the next call does it.
+    ///
+    /// # Errors
+    /// From `live`, or if the host refuses.
+    pub fn sweep(&self, live: &dyn Fn(&str) -> Result<bool>) -> Result<Swept> {
+        let mut swept = Swept::default();
+        let recorded = self.store.read_networks(|tx| tx.containers())?;
+        let found: BTreeSet<String> = self.places.ids()?.into_iter().collect();
+        if found.is_empty() && recorded.is_empty() {
+            return Ok(swept);
+        }
+        let Some(_lock) = self.places.lock(true)? else {
+            return Ok(swept);
+        };
+        for id in &found {
+            if !live(id)? {
+                tracing::debug!(id, "a container's network was left behind");
+                match self.undo(id) {
+                    Ok(()) => swept.detached.push(id.clone()),
+                    Err(e) => {
+                        tracing::warn!(error = %e, id, "a network that was left behind stays");
+                        swept.failed.push((id.clone(), e));
+                    }
+                }
+            }
+        }
+        for id in recorded.difference(&found) {
+            if !live(id)? {
+                self.store.networks(false, |tx| tx.forget(id))?;
+                swept.forgotten.push(id.clone());
+            }
+        }
+        Ok(swept)
+    }
+}
