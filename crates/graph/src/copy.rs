@@ -54,6 +54,15 @@ pub(crate) fn fork(
     Ok((to, usage))
 }
 
+/// Copies all that is below the directory `from`, and its own attributes, into the empty directory
+/// `to`. Neither may change meanwhile.
+///
+/// # Errors
+/// If something cannot be read or written; what was copied by then stays.
+pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    clone(from, to, Content::Copied).map(|_| ())
+}
+
 /// A name of the tree that is cloned, not a directory.
 struct Leaf {
     name: CString,

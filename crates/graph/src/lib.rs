@@ -6,7 +6,7 @@
 //! said at the head of its module.
 
 mod btrfs;
-mod copy;
+pub mod copy;
 mod diff;
 pub mod driver;
 pub mod erofs;

@@ -6,6 +6,7 @@
 mod files;
 mod images;
 mod mounts;
+mod networks;
 mod registries;
 mod system;
 

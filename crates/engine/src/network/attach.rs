@@ -92,7 +92,10 @@ fn check_place(network: &Network, asked: &EndpointSettings) -> Result<()> {
     }
     for ip in wanted {
         if !network.subnets.iter().any(|r| r.subnet.contains(ip)) {
-            let m = format!("invalid address {ip}: it is in no subnet of network {}", network.name);
+            let m = format!(
+                "invalid address {ip}: it is in no subnet of network {}",
+                network.name
+            );
             return Err(bad(m));
         }
     }
@@ -182,7 +185,9 @@ impl Networks {
     pub fn check(&self, request: &mut Request) -> Result<()> {
         let mode = mode(request);
         let conflict = |what: &str, with: &str| {
-            Err(bad(format!("conflicting options: {what} and the {with} network mode")))
+            Err(bad(format!(
+                "conflicting options: {what} and the {with} network mode"
+            )))
         };
         let Mode::Network(_) = &mode else {
             let with = match &mode {
@@ -190,8 +195,10 @@ impl Networks {
                 Mode::Host => "host",
                 _ => "container",
             };
-            let own = |name: &str| matches!(name, "none" | "host" | "default")
-                || name == request.host_config.network_mode;
+            let own = |name: &str| {
+                matches!(name, "none" | "host" | "default")
+                    || name == request.host_config.network_mode
+            };
             if let Some(name) = request.networks.keys().find(|n| !own(n)) {
                 return conflict(&format!("network {}", name.escape_debug()), with);
             }
@@ -310,11 +317,12 @@ impl Networks {
     }
 
     fn bridged(&self, who: &Member<'_>, request: &Request) -> Result<Attached> {
+        self.programs.netavark()?;
         let _lock = self.places.lock(false)?;
         self.predefine()?;
         // What a run has left that nobody could undo.
         if self.places.read(who.id)?.is_some() {
-            self.undo(who.id)?;
+            self.undo(who.id, true)?;
         }
         let (state, held) = self.take(who, request)?;
         let done = self.places.write(&state).and_then(|()| {
@@ -325,7 +333,7 @@ impl Networks {
         match done {
             Ok(state) => Ok(described(&self.places.netns(who.id), &state, held)),
             Err(e) => {
-                if let Err(again) = self.undo(who.id) {
+                if let Err(again) = self.undo(who.id, false) {
                     tracing::warn!(error = %again, "what a failed start has made was not undone");
                 }
                 Err(e)
@@ -334,7 +342,7 @@ impl Networks {
     }
 
     /// Takes addresses and ports, by the records and on the host.
-    fn take(
+    pub(super) fn take(
         &self,
         who: &Member<'_>,
         request: &Request,
@@ -422,11 +430,12 @@ impl Networks {
             return Ok(());
         }
         let _lock = self.places.lock(false)?;
-        self.undo(id)
+        self.undo(id, true)
     }
 
-    /// Undoes what was done of an attachment.
-    pub(super) fn undo(&self, id: &str) -> Result<()> {
+    /// Undoes what was done of an attachment. It may be `half` done: then netavark has to do it
+    /// as a whole before it can undo it as a whole.
+    pub(super) fn undo(&self, id: &str, half: bool) -> Result<()> {
         let netns = self.places.netns(id);
         let state = match self.places.read(id) {
             Ok(state) => state,
@@ -443,7 +452,11 @@ impl Networks {
                 netns::create(&netns)?;
             }
             for joined in &state.joined {
-                if let Err(e) = self.netavark(Verb::Teardown, state, joined) {
+                let mut done = self.netavark(Verb::Teardown, state, joined);
+                if half && done.is_err() && self.netavark(Verb::Setup, state, joined).is_ok() {
+                    done = self.netavark(Verb::Teardown, state, joined);
+                }
+                if let Err(e) = done {
                     failed.get_or_insert(e);
                 }
             }
@@ -533,7 +546,10 @@ impl Networks {
         let joined = state.joined.iter();
         let mut found = joined.filter(|j| j.network.name == network || j.network.id == network);
         let Some(joined) = found.next().cloned() else {
-            let m = format!("container {} is not connected to network {network}", state.name);
+            let m = format!(
+                "container {} is not connected to network {network}",
+                state.name
+            );
             return Err(Error::new(Kind::NotFound, m));
         };
         self.leave(&mut state, &joined.network.id)?;
@@ -581,7 +597,10 @@ fn settings(netns: &std::path::Path, state: &State, request: &Request) -> Networ
     }
     let six = state.joined.iter().any(|j| j.publishes && j.network.ipv6);
     for (port, protocol) in ports::exposed(request) {
-        settings.ports.entry(format!("{port}/{protocol}")).or_default();
+        settings
+            .ports
+            .entry(format!("{port}/{protocol}"))
+            .or_default();
     }
     settings.publish(&state.ports, six);
     settings

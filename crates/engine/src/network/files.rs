@@ -304,8 +304,14 @@ mod tests {
     #[test]
     fn resolvers() {
         let none = |_: &mut Request| {};
-        assert_eq!(resolv_conf(&Request::default(), &Dns::Host, &host).unwrap(), host("/etc/resolv.conf").unwrap());
-        assert_eq!(conf(&Dns::Filtered, none), "nameserver 192.0.2.53|search b.example");
+        assert_eq!(
+            resolv_conf(&Request::default(), &Dns::Host, &host).unwrap(),
+            host("/etc/resolv.conf").unwrap()
+        );
+        assert_eq!(
+            conf(&Dns::Filtered, none),
+            "nameserver 192.0.2.53|search b.example"
+        );
         let servers = Dns::Servers(vec!["10.89.0.1".parse().unwrap()]);
         assert_eq!(
             conf(&servers, none),
@@ -316,7 +322,10 @@ mod tests {
             r.host_config.dns_search = vec![".".to_owned()];
             r.host_config.dns_options = vec!["rotate".to_owned()];
         };
-        assert_eq!(conf(&Dns::Filtered, own), "nameserver 192.0.2.9|options rotate");
+        assert_eq!(
+            conf(&Dns::Filtered, own),
+            "nameserver 192.0.2.9|options rotate"
+        );
         assert_eq!(conf(&Dns::Host, own), "nameserver 192.0.2.9|options rotate");
         assert_eq!(
             conf(&servers, own),
@@ -324,7 +333,10 @@ mod tests {
         );
         let local = |_: &str| Ok("nameserver 127.0.0.1\nnameserver ::1%lo\n".to_owned());
         let text = resolv_conf(&Request::default(), &Dns::Filtered, &local).unwrap();
-        assert!(text.ends_with("nameserver 8.8.8.8\nnameserver 8.8.4.4\n"), "{text}");
+        assert!(
+            text.ends_with("nameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
+            "{text}"
+        );
         let mut request = Request::default();
         request.host_config.dns_search = vec!["a\nnameserver 6.6.6.6".to_owned()];
         assert!(resolv_conf(&request, &servers, &host).is_err());
@@ -333,8 +345,9 @@ mod tests {
     #[test]
     fn host_names() {
         let mut request = Request::default();
-        request.host_config.extra_hosts =
-            ["db:10.0.0.7", "six:[::7]", "gw=host-gateway"].map(str::to_owned).to_vec();
+        request.host_config.extra_hosts = ["db:10.0.0.7", "six:[::7]", "gw=host-gateway"]
+            .map(str::to_owned)
+            .to_vec();
         let text = hosts("web.example", &request, &attached(Dns::Filtered), &host).unwrap();
         let tail = "10.0.0.7\tdb\n::7\tsix\n172.17.0.1\tgw\n172.17.0.2\tweb.example web\n";
         assert_eq!(text, format!("{LOCAL}{tail}"));
@@ -342,7 +355,13 @@ mod tests {
         bare.hosts.clear();
         let text = hosts("web", &Request::default(), &bare, &host).unwrap();
         assert_eq!(text, "10.0.0.1 host\n");
-        for bad in ["x", "x:y", "a b:1.2.3.4", "x\n1.2.3.4 y:1.2.3.4", ":1.2.3.4"] {
+        for bad in [
+            "x",
+            "x:y",
+            "a b:1.2.3.4",
+            "x\n1.2.3.4 y:1.2.3.4",
+            ":1.2.3.4",
+        ] {
             request.host_config.extra_hosts = vec![bad.to_owned()];
             assert!(hosts("web", &request, &bare, &host).is_err(), "{bad}");
         }

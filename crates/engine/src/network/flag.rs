@@ -32,7 +32,10 @@ fn address(text: &str, v4: bool, flag: &str) -> Result<String> {
     let ip = text.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv4() == v4);
     ip.map(|ip| ip.to_string()).ok_or_else(|| {
         let family = if v4 { "IPv4" } else { "IPv6" };
-        bad(format!("{flag}: `{}` is no {family} address", text.escape_debug()))
+        bad(format!(
+            "{flag}: `{}` is no {family} address",
+            text.escape_debug()
+        ))
     })
 }
 
@@ -45,9 +48,12 @@ fn parse(text: &str) -> Result<(String, EndpointSettings)> {
     let mut name = String::new();
     let mut ipam = EndpointIpam::default();
     for field in text.split(',') {
-        let (key, value) = field
-            .split_once('=')
-            .ok_or_else(|| bad(format!("--network: `{}` has no value", field.escape_debug())))?;
+        let (key, value) = field.split_once('=').ok_or_else(|| {
+            bad(format!(
+                "--network: `{}` has no value",
+                field.escape_debug()
+            ))
+        })?;
         match key.trim().to_ascii_lowercase().as_str() {
             "name" => value.clone_into(&mut name),
             "alias" => settings.aliases.push(value.to_owned()),
@@ -163,8 +169,16 @@ mod tests {
         assert_eq!(place.ipam_config.as_ref().unwrap().ipv4, "10.0.0.9");
         let r = given(&["x", "name=y,alias=z,ip6=fd00::7"], &[], None).unwrap();
         assert_eq!(r.networks.keys().collect::<Vec<_>>(), ["x", "y"]);
-        assert_eq!(r.networks["y"].ipam_config.as_ref().unwrap().ipv6, "fd00::7");
-        assert!(given(&["container:x"], &[], None).unwrap().networks.is_empty());
+        assert_eq!(
+            r.networks["y"].ipam_config.as_ref().unwrap().ipv6,
+            "fd00::7"
+        );
+        assert!(
+            given(&["container:x"], &[], None)
+                .unwrap()
+                .networks
+                .is_empty()
+        );
         for (network, aliases, ip) in [
             (&["none", "x"][..], &[][..], None),
             (&["x", "x"], &[], None),

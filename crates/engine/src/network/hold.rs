@@ -10,13 +10,15 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, socket_with, sockopt},
+    net::{
+        AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, socket_with, sockopt,
+    },
 };
 
 use super::ports::{Ask, Mapping, Wanted};
 use crate::{
     error::{Error, Kind, Result},
-    store::{NetTx, PortRow},
+    store::{NetFail, NetTx, PortRow},
 };
 
 /// Most ports that are kept for one container; of more, the records have to do.
@@ -104,18 +106,14 @@ fn clashes(row: &PortRow, ip: Option<IpAddr>) -> bool {
 }
 
 /// Who has the port by our records.
-fn owner(tx: &NetTx<'_>, mapping: &Mapping) -> Result<Option<String>, crate::store::NetFail> {
+fn owner(tx: &NetTx<'_>, mapping: &Mapping) -> Result<Option<String>, NetFail> {
     let rows = tx.ports(&mapping.protocol, mapping.host_port)?;
     let of = rows.into_iter().find(|r| clashes(r, mapping.host_ip));
     Ok(of.map(|r| r.container))
 }
 
 /// Ports for all of `asks`, recorded for `container`.
-pub(super) fn take(
-    tx: &NetTx<'_>,
-    container: &str,
-    asks: &[Ask],
-) -> Result<Vec<Held>, crate::store::NetFail> {
+pub(super) fn take(tx: &NetTx<'_>, container: &str, asks: &[Ask]) -> Result<Vec<Held>, NetFail> {
     let mut all = Vec::new();
     for ask in asks {
         let mut held = one(tx, ask)?;
@@ -134,7 +132,7 @@ pub(super) fn take(
     Ok(all)
 }
 
-fn one(tx: &NetTx<'_>, ask: &Ask) -> Result<Held, crate::store::NetFail> {
+fn one(tx: &NetTx<'_>, ask: &Ask) -> Result<Held, NetFail> {
     let (first, last) = match ask.host {
         Wanted::Within(first, last) => (first, last),
         Wanted::Any => {

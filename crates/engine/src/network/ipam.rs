@@ -24,8 +24,9 @@ pub(super) fn pool(text: &str) -> Result<(Subnet, u8)> {
     });
     parsed.ok_or_else(|| {
         let m = format!("the address pool `{}` is none", text.escape_debug());
-        Error::new(Kind::BadInput, m)
-            .with_hint("address-pools = [\"10.64.0.0/10 by 16\"]: a subnet, and the prefix of its parts")
+        Error::new(Kind::BadInput, m).with_hint(
+            "address-pools = [\"10.64.0.0/10 by 16\"]: a subnet, and the prefix of its parts",
+        )
     })
 }
 
@@ -36,7 +37,7 @@ pub(super) fn routed() -> Vec<Subnet> {
         text.get(..MOST_ROUTES).map_or(text.clone(), str::to_owned)
     };
     let mut found = Vec::new();
-    for line in read("/proc/net/route").lines().skip(1) {
+    for line in read("/proc/thread-self/net/route").lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let number = |at: usize| {
             let hex = fields.get(at)?;
@@ -49,10 +50,14 @@ pub(super) fn routed() -> Vec<Subnet> {
             found.extend(subnet.filter(|s| s.prefix() > 0));
         }
     }
-    for line in read("/proc/net/ipv6_route").lines() {
+    for line in read("/proc/thread-self/net/ipv6_route").lines() {
         let mut fields = line.split(' ');
-        let address = fields.next().and_then(|hex| u128::from_str_radix(hex, 16).ok());
-        let prefix = fields.next().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let address = fields
+            .next()
+            .and_then(|hex| u128::from_str_radix(hex, 16).ok());
+        let prefix = fields
+            .next()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         if let (Some(address), Some(prefix)) = (address, prefix)
             && prefix > 0
         {
@@ -112,11 +117,18 @@ fn asked(network: &Network, taken: &BTreeSet<IpAddr>, address: IpAddr) -> Result
             "invalid address {address}: it is in no subnet of network {}",
             network.name
         );
-        let all: Vec<String> = network.subnets.iter().map(|r| r.subnet.to_string()).collect();
+        let all: Vec<String> = network
+            .subnets
+            .iter()
+            .map(|r| r.subnet.to_string())
+            .collect();
         return Err(Error::new(Kind::BadInput, m).with_hint(format!("it has {}", all.join(", "))));
     };
     if !range.subnet.is_host(address) {
-        let m = format!("no container can have the address {address} of {}", range.subnet);
+        let m = format!(
+            "no container can have the address {address} of {}",
+            range.subnet
+        );
         return Err(Error::new(Kind::BadInput, m));
     }
     if is_reserved(range, address) || taken.contains(&address) {
@@ -153,12 +165,18 @@ fn lowest(network: &Network, range: &Range, taken: &BTreeSet<IpAddr>) -> Result<
     // No more can be taken than there are records.
     let most = taken.len() + range.reserved.len() + 4;
     let mut each = (0..most as u128).map_while(|n| within.nth(n));
-    let free = each.find(|a| {
-        range.subnet.is_host(*a) && !is_reserved(range, *a) && !taken.contains(a)
-    });
+    let free =
+        each.find(|a| range.subnet.is_host(*a) && !is_reserved(range, *a) && !taken.contains(a));
     free.ok_or_else(|| {
-        let m = format!("no available IPv4 addresses in {within} of network {}", network.name);
-        let m = if within.is_v4() { m } else { m.replace("IPv4", "IPv6") };
+        let m = format!(
+            "no available IPv4 addresses in {within} of network {}",
+            network.name
+        );
+        let m = if within.is_v4() {
+            m
+        } else {
+            m.replace("IPv4", "IPv6")
+        };
         Error::new(Kind::Conflict, m).with_hint("stop containers, or make a larger network")
     })
 }
@@ -190,9 +208,9 @@ pub(super) fn mac(text: &str) -> Result<String> {
         .collect();
     // A group's address is no interface's.
     match bytes[..] {
-        [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f)] if a & 1 == 0 => Ok(format!(
-            "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
-        )),
+        [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f)] if a & 1 == 0 => {
+            Ok(format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+        }
         _ => {
             let m = format!("`{}` is no hardware address", text.escape_debug());
             Err(Error::new(Kind::BadInput, m).with_hint("such as 02:42:ac:11:00:02"))
@@ -279,14 +297,25 @@ mod tests {
         let next = free_subnet(&[], false, &taken).unwrap();
         assert_eq!(next.to_string(), "192.168.0.0/20");
         let own = ["10.0.0.0/8 by 9".to_owned(), "fd77::/56 by 64".to_owned()];
-        assert_eq!(free_subnet(&own, false, &[]).unwrap().to_string(), "10.0.0.0/9");
-        assert_eq!(free_subnet(&own, true, &[]).unwrap().to_string(), "fd77::/64");
+        assert_eq!(
+            free_subnet(&own, false, &[]).unwrap().to_string(),
+            "10.0.0.0/9"
+        );
+        assert_eq!(
+            free_subnet(&own, true, &[]).unwrap().to_string(),
+            "fd77::/64"
+        );
         let all = ["10.0.0.0/8".parse().unwrap()];
         assert_eq!(
             free_subnet(&own, false, &all).unwrap_err().kind(),
             Kind::Conflict
         );
-        for bad in ["10.0.0.0/8", "10.0.0.0/8 by 7", "x by 9", "10.0.0.0/8 by 33"] {
+        for bad in [
+            "10.0.0.0/8",
+            "10.0.0.0/8 by 7",
+            "x by 9",
+            "10.0.0.0/8 by 33",
+        ] {
             assert!(pool(bad).is_err(), "{bad}");
         }
         assert!(!free_subnet(&[], true, &[]).unwrap().is_v4());
@@ -299,7 +328,13 @@ mod tests {
         assert_eq!(hardware(&[ip("172.17.0.2")]).unwrap(), "02:42:ac:11:00:02");
         assert_eq!(hardware(&[ip("fd00::2")]).unwrap().len(), 17);
         assert_eq!(mac("02-42-AC-11-00-02").unwrap(), "02:42:ac:11:00:02");
-        for bad in ["", "02:42:ac:11:00", "01:42:ac:11:00:02", "02:42:ac:11:00:2", "+2:42:ac:11:00:02"] {
+        for bad in [
+            "",
+            "02:42:ac:11:00",
+            "01:42:ac:11:00:02",
+            "02:42:ac:11:00:2",
+            "+2:42:ac:11:00:02",
+        ] {
             assert!(mac(bad).is_err(), "{bad}");
         }
     }

@@ -72,7 +72,9 @@ fn check_options(new: &NewNetwork) -> Result<()> {
     for (key, value) in &new.options {
         let name = |all: &[&str]| all.contains(&&**key);
         let good = if name(MTU) {
-            value.parse::<u32>().is_ok_and(|n| (68..=65535).contains(&n))
+            value
+                .parse::<u32>()
+                .is_ok_and(|n| (68..=65535).contains(&n))
         } else if name(ISOLATE) {
             matches!(&**value, "true" | "false" | "strict")
         } else if name(INTERFACE) {
@@ -107,7 +109,10 @@ fn given(new: &NewNetwork) -> Result<Vec<Range>> {
     let mut all: Vec<Range> = Vec::new();
     for text in &new.subnets {
         let subnet: Subnet = text.parse()?;
-        let address = text.split('/').next().and_then(|a| a.parse::<IpAddr>().ok());
+        let address = text
+            .split('/')
+            .next()
+            .and_then(|a| a.parse::<IpAddr>().ok());
         if address.is_some_and(|a| a.is_loopback() || a.is_multicast()) {
             return Err(bad(format!("no network can have the subnet {subnet}")));
         }
@@ -181,11 +186,20 @@ impl Networks {
             return Err(bad(m).with_hint("letters and digits, and after the first also _ . -"));
         }
         if !matches!(&*new.driver, "" | "bridge") {
-            let m = format!("network driver `{}` is not supported", new.driver.escape_debug());
+            let m = format!(
+                "network driver `{}` is not supported",
+                new.driver.escape_debug()
+            );
             return Err(Error::new(Kind::Unsupported, m).with_hint("there is bridge"));
         }
-        if matches!(&*new.name, DEFAULT | "host" | "none" | "default" | "container") {
-            let m = format!("operation is not permitted on predefined {} network", new.name);
+        if matches!(
+            &*new.name,
+            DEFAULT | "host" | "none" | "default" | "container"
+        ) {
+            let m = format!(
+                "operation is not permitted on predefined {} network",
+                new.name
+            );
             return Err(Error::new(Kind::Denied, m).with_hint("choose another name"));
         }
         check_options(new)?;
@@ -276,7 +290,10 @@ impl Networks {
         self.store.networks(true, |tx| {
             let network = find(tx, text)?;
             if network.is_predefined() {
-                let m = format!("{} is a pre-defined network and cannot be removed", network.name);
+                let m = format!(
+                    "{} is a pre-defined network and cannot be removed",
+                    network.name
+                );
                 return Err(Error::new(Kind::Denied, m).into());
             }
             let members = members(tx, &network.id)?;

@@ -22,7 +22,11 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ports::Mapping, record::{Endpoint, Network}, subnet::Subnet};
+use super::{
+    ports::Mapping,
+    record::{Endpoint, Network},
+    subnet::Subnet,
+};
 use crate::{
     config,
     error::{Error, Kind, Result},
@@ -216,7 +220,9 @@ pub(super) struct Programs {
 fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = PLACES.iter().map(PathBuf::from);
-    let mut all = dirs.chain(std::env::split_paths(&path)).map(|d| d.join(name));
+    let mut all = dirs
+        .chain(std::env::split_paths(&path))
+        .map(|d| d.join(name));
     all.find(|p| p.is_absolute() && rustix::fs::access(p, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
@@ -249,7 +255,7 @@ impl Programs {
         })
     }
 
-    fn aardvark_dns(&self) -> Result<PathBuf> {
+    pub(super) fn aardvark_dns(&self) -> Result<PathBuf> {
         let path = self.aardvark_dns.clone().or_else(|| find("aardvark-dns"));
         path.filter(|p| p.exists()).ok_or_else(|| {
             let what = "aardvark-dns, which resolves names of containers,";
@@ -319,7 +325,10 @@ impl Programs {
             return Ok(BTreeMap::new());
         }
         serde_json::from_str(&out).map_err(|e| {
-            let m = format!("what `{}` answered is not understood: {e}", program.display());
+            let m = format!(
+                "what `{}` answered is not understood: {e}",
+                program.display()
+            );
             Error::new(Kind::Host, m).with_hint("unlade knows netavark 1.4 and later")
         })
     }
@@ -376,7 +385,11 @@ fn refused(word: &str, out: &str, complaints: &str) -> Error {
         "" => complaints.trim(),
         error => error,
     };
-    let mut said: String = said.chars().filter(|c| !c.is_control()).take(1000).collect();
+    let mut said: String = said
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(1000)
+        .collect();
     if said.is_empty() {
         said = "it gave no reason".to_owned();
     }

@@ -40,9 +40,7 @@ pub(super) fn create(path: &Path) -> Result<()> {
     remove(path)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o444);
-    options
-        .open(path)
-        .map_err(failed("make the file", path))?;
+    options.open(path).map_err(failed("make the file", path))?;
     // The namespace is that of a thread which ends right away, and so no other code runs in it.
     let thread = thread::scope(|scope| {
         let make = || -> io::Result<()> {
@@ -50,9 +48,10 @@ pub(super) fn create(path: &Path) -> Result<()> {
             Ok(mount_bind("/proc/thread-self/ns/net", path)?)
         };
         let thread = thread::Builder::new().name("netns".to_owned());
-        thread.spawn_scoped(scope, make)?.join().unwrap_or_else(|_| {
-            Err(io::Error::other("the thread that makes it panicked"))
-        })
+        thread
+            .spawn_scoped(scope, make)?
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")))
     });
     if let Err(e) = thread {
         let _ = fs::remove_file(path);
@@ -105,7 +104,10 @@ mod tests {
         let inode = |p: &Path| fs::metadata(p).unwrap().ino();
         let first = inode(&path);
         assert_ne!(first, ours);
-        assert_eq!(fs::metadata("/proc/thread-self/ns/net").unwrap().ino(), ours);
+        assert_eq!(
+            fs::metadata("/proc/thread-self/ns/net").unwrap().ino(),
+            ours
+        );
         // Again: another one, and nothing is left of the first.
         create(&path).unwrap();
         assert!(remove(&path).unwrap() && !path.exists());

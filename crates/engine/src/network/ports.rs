@@ -112,7 +112,8 @@ pub fn parse(text: &str) -> Result<Vec<(String, PortBinding)>> {
     };
     let host_ip = host_ip.ok_or_else(|| wrong(text, format!("`{ip}` is no address")))?;
     let outside = match outside {
-        "" => None,
+        // As with bind(2), any port.
+        "" | "0" => None,
         text => Some(range(text).ok_or_else(|| wrong(text, "it is no port of the host"))?),
     };
     let count = last - first;
@@ -167,7 +168,10 @@ pub fn publish(published: &[String], exposed: &[String], request: &mut Request) 
     }
     for text in published {
         for (port, binding) in parse(text)? {
-            request.config.exposed_ports.insert(port.clone(), Nothing {});
+            request
+                .config
+                .exposed_ports
+                .insert(port.clone(), Nothing {});
             let list = request.host_config.port_bindings.entry(port).or_default();
             list.get_or_insert_default().push(binding);
         }
@@ -257,6 +261,7 @@ mod tests {
             ("80", "80/tcp=:"),
             ("80/UDP", "80/udp=:"),
             ("8080:80", "80/tcp=:8080"),
+            ("0:80", "80/tcp=:"),
             ("127.0.0.1:8080:80", "80/tcp=127.0.0.1:8080"),
             ("127.0.0.1::80", "80/tcp=127.0.0.1:"),
             ("[::1]:8080:80/sctp", "80/sctp=::1:8080"),
@@ -270,9 +275,24 @@ mod tests {
             assert_eq!(shown(text), want, "{text}");
         }
         for text in [
-            "", ":", "0", "80/", "80/icmp", "65536", "8080:", "a:80", "1.2.3:80:80", "80-79",
-            "8000-8001:80-82", "8000-8001:80-80-80", "-1", "+80", "[::1]80", "[1.2.3.4]:80:80",
-            "80:80:80:80", "80\n",
+            "",
+            ":",
+            "0",
+            "80/",
+            "80/icmp",
+            "65536",
+            "8080:",
+            "a:80",
+            "1.2.3:80:80",
+            "80-79",
+            "8000-8001:80-82",
+            "8000-8001:80-80-80",
+            "-1",
+            "+80",
+            "[::1]80",
+            "[1.2.3.4]:80:80",
+            "80:80:80:80",
+            "80\n",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
@@ -295,7 +315,12 @@ mod tests {
         let asked = asked(&request, Some("10.0.0.1".parse().unwrap())).unwrap();
         let shown: Vec<String> = asked
             .iter()
-            .map(|a| format!("{}/{} {:?} {:?}", a.container_port, a.protocol, a.host_ip, a.host))
+            .map(|a| {
+                format!(
+                    "{}/{} {:?} {:?}",
+                    a.container_port, a.protocol, a.host_ip, a.host
+                )
+            })
             .collect();
         let ip = "Some(10.0.0.1)";
         assert_eq!(
@@ -315,7 +340,10 @@ mod tests {
             ..PortBinding::default()
         };
         let list = Some(vec![bad]);
-        request.host_config.port_bindings.insert("1/tcp".to_owned(), list);
+        request
+            .host_config
+            .port_bindings
+            .insert("1/tcp".to_owned(), list);
         assert!(super::asked(&request, None).is_err());
     }
 }

@@ -143,7 +143,11 @@ impl Endpoint {
     }
 
     pub(super) fn from_row(row: &EndpointRow) -> Result<Self> {
-        parse(&row.record, "place in a network of container", &row.container)
+        parse(
+            &row.record,
+            "place in a network of container",
+            &row.container,
+        )
     }
 
     /// Its address in a subnet.

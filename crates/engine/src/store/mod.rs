@@ -61,11 +61,11 @@ pub use self::{
     ingest::{BlobWriter, Ingest},
     layers::{LayerRow, NewLayer},
     leases::Lease,
-    networks::{EndpointRow, NetTx, NetworkRow, PortRow},
+    networks::{EndpointRow, NetFail, NetTx, NetworkRow, PortRow},
     rebuild::Rebuilt,
     remove::{Prune, RemoveOptions, Removed},
     repair::{BrokenImage, Repaired},
-    volumes::{VolumeTx, VolumeUser},
+    volumes::{VolumeFail, VolumeTx, VolumeUser},
 };
 use crate::error::{Error, Kind, Result};
 

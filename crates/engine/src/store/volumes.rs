@@ -110,9 +110,9 @@ impl Store {
     /// # Errors
     /// From `f`, or if the database cannot be written.
     pub fn volumes<T>(&self, f: impl Fn(&VolumeTx<'_>) -> Done<T>) -> Result<T> {
-        self.0
-            .db
-            .write(Commit::Lazy, |tx| -> Tx<T> { f(&VolumeTx(tx)).map_err(|e| e.0) })
+        self.0.db.write(Commit::Lazy, |tx| -> Tx<T> {
+            f(&VolumeTx(tx)).map_err(|e| e.0)
+        })
     }
 
     /// Reads about uses from one state of the database.

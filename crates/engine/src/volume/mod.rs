@@ -1,1 +1,178 @@
-//! Volumes.
+//! Volumes, and everything else that is mounted into a container besides its root.
+//!
+//! ```text
+//! ROOT/volumes/NAME/_data         what is in it
+//! ROOT/volumes/NAME/volume.json   its labels and options
+//! ROOT/volumes/.new-…, .trash-…   being made, being removed
+//! RUN_ROOT/subpaths/ID/N          parts of volumes, mounted while a container starts
+//! ```
+//!
+//! A volume is its directory: it does not depend on the database, which knows who uses it.
+
+mod fill;
+mod manage;
+pub mod parse;
+mod plan;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    manage::{NewVolume, Volume},
+    resolve::{Resolved, Staged},
+};
+use crate::{error::Error, store::Store};
+
+/// The volumes of a store.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    store: Store,
+    root: PathBuf,
+    run_root: PathBuf,
+}
+
+impl Volumes {
+    /// The volumes of `store`; nothing is looked at before it is needed.
+    pub fn new(store: &Store, run_root: &Path) -> Self {
+        Self {
+            store: store.clone(),
+            root: store.root().join("volumes"),
+            run_root: run_root.to_owned(),
+        }
+    }
+
+    /// Where what is in a volume is.
+    fn data(&self, name: &str) -> PathBuf {
+        self.root.join(name).join("_data")
+    }
+}
+
+/// What a mount is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// A path of the host.
+    #[default]
+    Bind,
+    /// A volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+}
+
+/// A mount as it was decided when the container was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Planned {
+    /// What it is.
+    pub what: What,
+    /// The path, or the volume's name.
+    pub source: String,
+    /// The path in the container.
+    pub target: String,
+    /// Whether it cannot be written.
+    pub read_only: bool,
+    /// Of `[r]private`, `[r]shared`, `[r]slave`, or empty.
+    pub propagation: String,
+    /// The mode of `-v`, as it was given.
+    pub mode: String,
+    /// Whether mounts below the source stay out.
+    pub non_recursive: bool,
+    /// Whether mounts below stay writable.
+    pub read_only_non_recursive: bool,
+    /// Whether it is an error if they cannot be made read-only.
+    pub read_only_force_recursive: bool,
+    /// Whether a source that is not there is made.
+    pub create_source: bool,
+    /// Whether an empty volume gets what the image has there.
+    pub copy: bool,
+    /// The part of the volume that is mounted.
+    pub subpath: String,
+    /// Options of a tmpfs.
+    pub options: Vec<String>,
+}
+
+/// A mount as `inspect` shows it: Docker's `Mounts`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Point {
+    /// `bind`, `volume` or `tmpfs`.
+    pub r#type: String,
+    /// The volume's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The path on the host.
+    pub source: String,
+    /// The path in the container.
+    pub destination: String,
+    /// `local` for volumes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub driver: String,
+    /// The mode of `-v`.
+    pub mode: String,
+    /// Whether it can be written.
+    #[serde(rename = "RW")]
+    pub rw: bool,
+    /// How mounts made later spread.
+    pub propagation: String,
+}
+
+impl Planned {
+    /// How `inspect` shows it.
+    pub fn point(&self, volumes: &Volumes) -> Point {
+        let volume = self.what == What::Volume;
+        let propagation = match (&*self.propagation, self.what) {
+            ("", What::Bind) => "rprivate",
+            (given, _) => given,
+        };
+        Point {
+            r#type: match self.what {
+                What::Bind => "bind",
+                What::Volume => "volume",
+                What::Tmpfs => "tmpfs",
+            }
+            .to_owned(),
+            name: if volume {
+                self.source.clone()
+            } else {
+                String::new()
+            },
+            source: if volume {
+                volumes.data(&self.source).display().to_string()
+            } else {
+                self.source.clone()
+            },
+            destination: self.target.clone(),
+            driver: if volume { "local" } else { "" }.to_owned(),
+            mode: if volume && self.mode.is_empty() {
+                "z".to_owned()
+            } else {
+                self.mode.clone()
+            },
+            rw: !self.read_only,
+            propagation: propagation.to_owned(),
+        }
+    }
+}
+
+/// Whether `text` may name a volume: it names a directory, too.
+fn is_volume_name(text: &str) -> bool {
+    let first = text.bytes().next();
+    first.is_some_and(|b| b.is_ascii_alphanumeric())
+        && (2..=255).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+fn failed<E: Into<io::Error>>(doing: &str, path: &Path) -> impl FnOnce(E) -> Error {
+    let doing = format!("{doing} `{}`", path.display());
+    move |e| Error::host(doing, e)
+}
