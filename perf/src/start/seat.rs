@@ -167,6 +167,8 @@ impl Seat {
         let mut command = Command::new("dockerd");
         command.args(["--storage-driver", "overlay2", "--log-level", "error"]);
         command.args(["--host", &socket, "--containerd", containerd]);
+        // Not the subnet that others which do as docker does choose too.
+        command.args(["--bip", "10.98.0.1/16"]);
         for (flag, path) in [
             ("--config-file", config),
             ("--data-root", store.join("docker")),
