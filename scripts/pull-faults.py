@@ -108,8 +108,8 @@ class Sweep:
         mark = registry.mark()
         self.after(["pull", "-q", name], [name], None)
         asked = done & {d.split(":")[1] for d in registry.asked(mark)}
-        # One may have had its name, but not yet its record.
-        if len(asked) > 1:
+        # Also one that had its name, but not yet its record.
+        if asked:
             raise Wrong("fetched again: %s" % sorted(asked))
 
 

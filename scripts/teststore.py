@@ -17,7 +17,8 @@ class Unlade:
         self.root, self.driver = root, driver
         self.base = [os.path.abspath(binary), "--root", root, "--run-root", run_root, "--graph-driver", driver]
         # The machine's own settings are none of the test's.
-        self.env = dict(os.environ, UNLADE_CONFIG=config or "/dev/null", **env)
+        # None of its processes outlives a command, where nothing else is said.
+        self.env = dict(os.environ, **{"UNLADE_CONFIG": config or "/dev/null", "UNLADE_FLUSH": "later", **env})
 
     def start(self, *args, prefix=()):
         return subprocess.Popen([*prefix, *self.base, *args], env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

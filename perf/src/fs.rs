@@ -210,9 +210,10 @@ impl Drop for Fresh {
         if self.plain.is_some() {
             return;
         }
-        for _ in 0..100 {
+        // Until a process that flushes what was pulled is through.
+        for _ in 0..600 {
             match rustix::mount::unmount(&self.path, UnmountFlags::empty()) {
-                Err(rustix::io::Errno::BUSY) => std::thread::sleep(Duration::from_millis(20)),
+                Err(rustix::io::Errno::BUSY) => std::thread::sleep(Duration::from_millis(50)),
                 _ => return,
             }
         }

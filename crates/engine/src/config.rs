@@ -1,7 +1,7 @@
 //! The configuration file, `/etc/unlade/config.toml`, and the environment that overrides it.
 //!
-//! `UNLADE_CONFIG` names another file, `UNLADE_ROOT` and `UNLADE_RUN_ROOT` other directories. A
-//! key that is not known is an error: a setting that is passed over in silence helps nobody.
+//! `UNLADE_CONFIG` names another file, `UNLADE_ROOT` and `UNLADE_RUN_ROOT` other directories,
+//! `UNLADE_FLUSH` another value of `flush`. A key that is not known is an error: a setting that is passed over in silence helps nobody.
 
 use std::{
     ffi::OsString,
@@ -34,6 +34,8 @@ pub struct Config {
     pub keep_blobs: KeepBlobs,
     /// What a pull waits for. Default: fenced.
     pub durability: Durability,
+    /// Who waits for the disk after a pull that did not. Default: a process started for that.
+    pub flush: Flush,
     /// Layers that are fetched at once. Default 6.
     pub max_concurrent_downloads: usize,
     /// How registries are reached.
@@ -65,6 +67,17 @@ pub enum Durability {
     Fenced,
     /// That all of it is on the disk.
     Sync,
+}
+
+/// Who waits for the disk to have what a pull, load or import has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flush {
+    /// A process of its own, at once, beside whatever comes next.
+    #[default]
+    Soon,
+    /// The next command that works on the store, beside its work.
+    Later,
 }
 
 /// How registries are reached.
@@ -104,6 +117,7 @@ struct Raw {
     graph_driver: Option<String>,
     keep_blobs: KeepBlobs,
     durability: Durability,
+    flush: Flush,
     max_concurrent_downloads: Option<usize>,
     registry: Registry,
     network: Network,
@@ -117,6 +131,7 @@ impl Default for Config {
             graph_driver: None,
             keep_blobs: KeepBlobs::default(),
             durability: Durability::default(),
+            flush: Flush::default(),
             max_concurrent_downloads: 6,
             registry: Registry::default(),
             network: Network::default(),
@@ -164,6 +179,15 @@ impl Config {
         ] {
             if let Some(value) = set(name) {
                 *field = absolute(value.into(), name)?;
+            }
+        }
+        match set("UNLADE_FLUSH").as_deref().map(|v| v.to_str()) {
+            None => {}
+            Some(Some("soon")) => config.flush = Flush::Soon,
+            Some(Some("later")) => config.flush = Flush::Later,
+            Some(_) => {
+                let m = "UNLADE_FLUSH says neither soon nor later";
+                return Err(Error::new(Kind::BadInput, m).with_hint("set it to one, or unset it"));
             }
         }
         Ok(config)
@@ -219,6 +243,7 @@ impl Config {
             graph_driver: raw.graph_driver,
             keep_blobs: raw.keep_blobs,
             durability: raw.durability,
+            flush: raw.flush,
             max_concurrent_downloads: raw
                 .max_concurrent_downloads
                 .unwrap_or(default.max_concurrent_downloads),
@@ -311,6 +336,7 @@ mod tests {
             graph-driver = "erofs"
             keep-blobs = "never"
             durability = "sync"
+            flush = "later"
             max-concurrent-downloads = 3
             [registry]
             mirrors = ["https://m.example"]
@@ -331,6 +357,7 @@ mod tests {
             graph_driver: Some("erofs".into()),
             keep_blobs: KeepBlobs::Never,
             durability: Durability::Sync,
+            flush: Flush::Later,
             max_concurrent_downloads: 3,
             registry,
             network: Network::default(),

@@ -55,6 +55,13 @@ pub(crate) fn unshare_network() -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
 }
 
+/// Closes all descriptors but standard input, output and error: those that this process was
+/// started with. To be called before it opens any.
+pub(crate) fn close_inherited() {
+    // SAFETY: nothing in this program owns a descriptor above 2 yet.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+}
+
 /// Ends the process at once: no destructors, no hooks.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any status and does not return.

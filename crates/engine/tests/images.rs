@@ -56,6 +56,7 @@ impl Store {
             .args(args)
             .env("UNLADE_CONFIG", &self.config)
             .env("TZ", "UTC")
+            .env("UNLADE_FLUSH", "later")
             .stdin(Stdio::null());
         command
     }
@@ -335,6 +336,47 @@ fn damage_is_found() {
         store.run(&["rmi", "-f", "two:1"]);
         store.ok(&["system", "prune", "-a", "-f"]);
     });
+}
+
+#[test]
+fn what_came_is_flushed_without_another_command() {
+    let store = Store::new("copy", "");
+    let layout = Layout::new();
+    layout.index(&[named(
+        layout.image(&two_layers()),
+        "docker.io/library/two:1",
+    )]);
+    let file = store.path("image.tar");
+    fs::write(&file, layout.archive()).unwrap();
+    let marked = |store: &Store| -> u64 {
+        let db = rusqlite::Connection::open(store.path("store/unlade.db")).unwrap();
+        let count = "SELECT count(*) FROM blobs WHERE boot IS NOT NULL";
+        db.query_row(count, [], |r| r.get(0)).unwrap()
+    };
+    store.ok(&["load", "-i", &file]);
+    assert!(marked(&store) > 0);
+    store.ok(&["system", "flush"]);
+    assert_eq!(marked(&store), 0);
+
+    let store = Store::new("copy", "");
+    let mut command = store.command(&["load", "-i", &file]);
+    // Its output ends though the other process goes on.
+    let out = command.env("UNLADE_FLUSH", "soon").output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    // The whole file system is written out, and others write to it.
+    for _ in 0..6000 {
+        if marked(&store) == 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(marked(&store), 0);
+    // It is not to meet the removal of its store.
+    let lock = fs::File::open(store.path("store/lock.flush")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut command = store.command(&["images"]);
+    let out = command.env("UNLADE_FLUSH", "never").output().unwrap();
+    assert!(text(&out.stderr).contains("UNLADE_FLUSH"));
 }
 
 #[test]

@@ -293,6 +293,40 @@ fn a_blob_is_fetched_once_by_many_processes() {
 }
 
 #[test]
+fn a_blob_without_its_record_is_taken_and_not_fetched_again() {
+    let (good, bad, gone) = (&b"whole"[..], &b"not whole"[..], &b"to go"[..]);
+    for (lease, adopted) in [("pull x", 2), ("sweep", 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open_in(dir.path(), BOOT).unwrap());
+        // As a process leaves it that is killed between the rename and the record.
+        let put = |name: &[u8], bytes: &[u8]| {
+            let hex = sha(name).hex();
+            fs::write(dir.path().join("blobs/sha256").join(hex), bytes).unwrap();
+        };
+        put(good, good);
+        put(bad, b"something else");
+        put(gone, gone);
+        let db = rusqlite::Connection::open(dir.path().join("unlade.db")).unwrap();
+        db.execute(
+            "INSERT INTO leases (what, pid, start, pid_namespace, boot)
+             SELECT ?1, 1 << 30, 1, 0, 'earlier'",
+            [lease],
+        )
+        .unwrap();
+        let home = open_in(dir.path(), BOOT).unwrap();
+        assert_eq!(home.blobs_on_disk(), adopted, "{lease}");
+        home.assert_clean();
+        let held = home.store.lease("pull").unwrap();
+        assert_eq!(home.fetch(&held, good).unwrap(), adopted == 0);
+        assert!(home.fetch(&held, bad).unwrap());
+        // What nobody wants goes as everything does.
+        home.gc();
+        assert_eq!(home.blobs_on_disk(), 2, "{lease}");
+        home.assert_clean();
+    }
+}
+
+#[test]
 fn whoever_waits_takes_over_from_the_dead() {
     let dir = tempfile::tempdir().unwrap();
     let home = open_in(dir.path(), BOOT).unwrap();

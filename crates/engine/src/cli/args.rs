@@ -99,6 +99,8 @@ pub(super) enum System {
     Df(system::DfArgs),
     /// Remove what nothing needs.
     Prune(system::PruneArgs),
+    /// Wait until everything in the store is on the disk.
+    Flush(super::flush::FlushArgs),
     /// Show the graph driver, and why it is used, and other facts.
     Info(system::InfoArgs),
 }

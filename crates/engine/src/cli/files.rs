@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use unlade_unpack::Cancel;
 
-use super::{globals::Globals, input::Input, out};
+use super::{flush, globals::Globals, input::Input, out};
 use crate::{
     archive::Format,
     engine::{ImportRequest, SaveRequest},
@@ -104,20 +104,27 @@ pub(super) struct LoadArgs {
 
 pub(super) fn load(globals: &Globals, args: &LoadArgs, cancel: &Cancel) -> Result<()> {
     let platform = args.platform.as_ref();
-    let loaded = match &args.input {
+    let (engine, loaded);
+    match &args.input {
         None if io::stdin().is_terminal() => {
             let m = "requested load from stdin, but stdin is empty";
             return Err(Error::new(Kind::BadInput, m).with_hint("give a name with --input"));
         }
-        None => globals
-            .engine(cancel)?
-            .load(Input::new(cancel), platform, cancel)?,
-        Some(path) if path.is_dir() => globals.engine(cancel)?.load_dir(path, platform, cancel)?,
+        None => {
+            engine = globals.engine(cancel)?;
+            loaded = engine.load(Input::new(cancel), platform, cancel)?;
+        }
+        Some(path) if path.is_dir() => {
+            engine = globals.engine(cancel)?;
+            loaded = engine.load_dir(path, platform, cancel)?;
+        }
         Some(path) => {
             let file = open(path)?;
-            globals.engine(cancel)?.load(file, platform, cancel)?
+            engine = globals.engine(cancel)?;
+            loaded = engine.load(file, platform, cancel)?;
         }
-    };
+    }
+    flush::soon(&engine);
     if args.quiet {
         return Ok(());
     }
@@ -176,6 +183,8 @@ pub(super) fn import(globals: &Globals, args: &ImportArgs, cancel: &Cancel) -> R
     } else {
         Box::new(open(&args.file)?)
     };
-    let id = globals.engine(cancel)?.import(input, &request)?;
+    let engine = globals.engine(cancel)?;
+    let id = engine.import(input, &request)?;
+    flush::soon(&engine);
     out::line(&id.to_string())
 }

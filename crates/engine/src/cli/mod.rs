@@ -5,6 +5,7 @@
 mod args;
 mod echo;
 mod files;
+mod flush;
 mod globals;
 mod gunzip;
 mod human;
@@ -59,6 +60,9 @@ pub fn main() -> ExitCode {
     let run = || {
         let cli = Cli::parse();
         start_log();
+        if let Command::System(args::System::Flush(a)) = &cli.command {
+            a.detach();
+        }
         match cli.command {
             Command::Unpack(args) => run_unpack(&args),
             Command::Gunzip(args) => gunzip::run(&args),
@@ -97,6 +101,7 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::Image(Image::Unmount(a)) => mounts::unmount(globals, a, &cancel),
         Command::System(System::Check(a)) => system::check(globals, a, &cancel),
         Command::System(System::Df(a)) => system::df(globals, a, &cancel),
+        Command::System(System::Flush(a)) => flush::run(globals, a, &cancel),
         Command::System(System::Prune(a)) => system::prune(globals, a, &cancel),
         Command::Info(a) | Command::System(System::Info(a)) => system::info(globals, a, &cancel),
         Command::Login(a) => registries::log_in(globals, a, &cancel),

@@ -12,7 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use unlade_unpack::Cancel;
 
-use super::{args::When, globals::Globals, human, out, report};
+use super::{args::When, flush, globals::Globals, human, out, report};
 use crate::{
     config::KeepBlobs,
     engine::Engine,
@@ -85,12 +85,13 @@ pub(super) fn run(globals: &Globals, args: &PullArgs, cancel: &Cancel) -> Result
         if reference.tag().is_none() && reference.digest().is_none() && !args.quiet {
             out::line("Using default tag: latest")?;
         }
-        return one(&engine, reference.with_default_tag(), args, &mut to, cancel);
+        one(&engine, reference.with_default_tag(), args, &mut to, cancel)?;
+    } else {
+        for tag in engine.tags(&reference)? {
+            one(&engine, reference.with_tag(&tag)?, args, &mut to, cancel)?;
+        }
     }
-    let tags = engine.tags(&reference)?;
-    for tag in tags {
-        one(&engine, reference.with_tag(&tag)?, args, &mut to, cancel)?;
-    }
+    flush::soon(&engine);
     Ok(())
 }
 

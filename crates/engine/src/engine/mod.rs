@@ -191,6 +191,23 @@ impl Engine {
         })
     }
 
+    /// Waits until everything in the store is on the disk.
+    ///
+    /// # Errors
+    /// If the disk fails: what it has lost is dropped.
+    pub fn flush(&self) -> Result<()> {
+        self.store.flush(&*self.driver)
+    }
+
+    /// As [`Engine::flush`], unless another process is waiting to do just that: it will do for all
+    /// that is recorded by now.
+    ///
+    /// # Errors
+    /// As [`Engine::flush`].
+    pub fn flush_unless_begun(&self) -> Result<()> {
+        self.store.flush_unless_begun(&*self.driver)
+    }
+
     /// Waits for the disk before an image is listed, if the store promises that.
     fn flush_if_sync(&self) -> Result<()> {
         match self.store.durability() {

@@ -49,6 +49,8 @@ impl Pull<'_> {
             watch.exists();
             if self.complete {
                 self.fetch_blob(n, &watch)?;
+            } else if self.keep_blobs && self.from.is_some() {
+                self.finish_blob(n)?;
             }
             return Ok(done);
         }
@@ -73,6 +75,25 @@ impl Pull<'_> {
                 self.apply(n, source, &watch, started, 0)
             }
             Ingest::Write(writer) => self.fetch(n, writer, &watch, started),
+        }
+    }
+
+    /// Publishes the blob of a layer that is here, if all of it has come already: the process that
+    /// made the layer was killed before it got to that.
+    fn finish_blob(&self, n: usize) -> Result<()> {
+        let (store, blob) = (self.parts.store, &self.blobs[n]);
+        if store.blob(&blob.digest)?.is_some() || !store.is_fetched(&blob.digest, blob.size) {
+            return Ok(());
+        }
+        match store.ingest(self.lease, &blob.digest, blob.size, self.cancel)? {
+            Ingest::Write(writer) if writer.resume_at() == blob.size => {
+                match writer.verify_and_commit(self.cancel) {
+                    // Wrong bytes are gone now; the layer does not need them.
+                    Err(e) if e.kind() == Kind::Integrity => Ok(()),
+                    done => done,
+                }
+            }
+            _ => Ok(()),
         }
     }
 

@@ -5,26 +5,19 @@
 //! verified or dropped before anything uses it. See `docs/decisions/0020-durability.md`.
 
 use std::{
-    collections::HashSet,
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    sync::atomic::Ordering,
-    time::{Duration, SystemTime},
+    collections::HashSet, fs, os::unix::fs::MetadataExt, path::Path, sync::atomic::Ordering,
 };
 
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::syncfs;
-use serde::Serialize;
 use unlade_graph::driver::{Driver, LayerId, NodeId};
-use unlade_unpack::{Cancel, Digest, fault};
+use unlade_unpack::{Digest, fault};
 
 use super::{
     Store,
-    content::{Verdict, parallel},
     db::{self, Commit, Tx},
-    gc,
-    home::host,
+    home::{Lock, host},
+    recover::Abandoned,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -54,18 +47,8 @@ pub struct Suspects {
     pub blobs: Vec<Digest>,
 }
 
-/// What [`Store::recover`] has found and done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Recovered {
-    /// Suspects that turned out whole.
-    pub verified: u64,
-    /// Suspects that were dropped.
-    pub dropped: u64,
-    /// Objects without a record that were swept.
-    pub strays: u64,
-    /// Leases of processes that are gone.
-    pub leases: u64,
-}
+/// What a lease is for under which goes what a failed flush has lost.
+pub(super) const LOST: &str = "what a failed flush has lost";
 
 /// The next number of a marked object.
 pub(super) fn next_seq(tx: &Connection) -> Tx<i64> {
@@ -75,7 +58,7 @@ pub(super) fn next_seq(tx: &Connection) -> Tx<i64> {
     Ok(tx.prepare_cached(next)?.query_row([], |r| r.get(0))?)
 }
 
-fn meta(c: &Connection, key: &str) -> Tx<Option<String>> {
+pub(super) fn meta(c: &Connection, key: &str) -> Tx<Option<String>> {
     let select = "SELECT value FROM meta WHERE key = ?1";
     Ok(c.query_row(select, [key], |r| r.get(0)).optional()?)
 }
@@ -91,7 +74,7 @@ impl Store {
         &self.0.boot
     }
 
-    fn boot_key(&self) -> String {
+    pub(super) fn boot_key(&self) -> String {
         format!("boot:{}", self.driver())
     }
 
@@ -158,7 +141,26 @@ impl Store {
     /// If the flush fails. What was not flushed is dropped then: it is to be fetched again.
     pub fn flush(&self, driver: &dyn Driver) -> Result<()> {
         self.same_driver(driver)?;
-        let _lock = self.0.home.flush_lock()?;
+        let lock = self.0.home.flush_lock()?;
+        self.flush_under(driver, lock)
+    }
+
+    /// As [`Store::flush`], unless a process waits for its turn to: that one covers what is
+    /// recorded by now.
+    ///
+    /// # Errors
+    /// As [`Store::flush`].
+    pub fn flush_unless_begun(&self, driver: &dyn Driver) -> Result<()> {
+        self.same_driver(driver)?;
+        let Some(turn) = self.0.home.flush_turn()? else {
+            return Ok(());
+        };
+        let lock = self.0.home.flush_lock()?;
+        drop(turn);
+        self.flush_under(driver, lock)
+    }
+
+    fn flush_under(&self, driver: &dyn Driver, _lock: Lock) -> Result<()> {
         if self.0.poisoned.load(Ordering::Acquire) {
             return Err(poisoned());
         }
@@ -206,7 +208,7 @@ impl Store {
         let _lock = self.0.home.lock(true)?;
         let (dropped, id) = self.0.db.write(Commit::Freeing, |tx| {
             tx.execute("DELETE FROM leases", [])?;
-            let id = self.begin(tx, "what a failed flush has lost")?;
+            let id = self.begin(tx, LOST)?;
             let layers = marked_layers(tx, self.driver(), "boot = ?2", self.boot())?;
             let blobs = marked_blobs(tx, "boot = ?1", self.boot())?;
             drop_rows(tx, self.driver(), &layers, &blobs)?;
@@ -239,217 +241,11 @@ impl Store {
         }
         swept
     }
-
-    /// What bears the mark of an earlier boot or of a failed flush.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn suspects(&self) -> Result<Suspects> {
-        self.0.db.read(|c| {
-            let layers = marked_layers(
-                c,
-                self.driver(),
-                "boot IS NOT NULL AND boot <> ?2",
-                self.boot(),
-            )?;
-            Ok(Suspects {
-                layers: layers.into_iter().map(|l| l.id.to_string()).collect(),
-                blobs: marked_blobs(c, "boot IS NOT NULL AND boot <> ?1", self.boot())?,
-            })
-        })
-    }
-
-    /// Puts right what an earlier boot or a killed process has left: suspects are verified or
-    /// dropped, objects without a record swept, leases of the dead dropped. Belongs after every
-    /// [`Store::open`]; it costs a read when there is nothing to do.
-    ///
-    /// # Errors
-    /// If the host refuses; nothing is then taken for good that is not.
-    pub fn recover(&self, driver: &dyn Driver, cancel: &Cancel) -> Result<Recovered> {
-        self.same_driver(driver)?;
-        let key = self.boot_key();
-        let work = || {
-            self.0.db.read(|c| {
-                let same_boot = meta(c, &key)?.as_deref() == Some(self.boot());
-                Ok((same_boot, !self.dead_leases(c)?.is_empty()))
-            })
-        };
-        let mut found = Recovered::default();
-        if work()? == (true, false) {
-            return Ok(found);
-        }
-        let lock = self.0.home.lock(true)?;
-        let (same_boot, killed) = work()?;
-        if same_boot && !killed {
-            return Ok(found);
-        }
-        if !same_boot {
-            self.judge(driver, cancel, &mut found)?;
-        }
-        // Lengths of partial blobs may lie after a boot: they were never flushed.
-        let which = if same_boot {
-            Abandoned::Useless
-        } else {
-            Abandoned::Unlocked
-        };
-        self.drop_ingests(which)?;
-        found.strays = self.sweep_strays(driver)?.gone;
-        self.empty_trash()?;
-        driver.sweep()?;
-        found.leases = self.0.db.write(Commit::Freeing, |tx| {
-            set_meta(tx, &key, self.boot())?;
-            Ok(self.drop_dead_leases(tx)? as u64)
-        })?;
-        drop(lock);
-        Ok(found)
-    }
-
-    /// Verifies the suspects; drops those that do not hold.
-    fn judge(&self, driver: &dyn Driver, cancel: &Cancel, found: &mut Recovered) -> Result<()> {
-        let (layers, blobs) = self.0.db.read(|c| {
-            // What a failed flush has lost in this boot would be read from memory.
-            let (earlier, lost) = (
-                "boot IS NOT NULL AND boot <> ?2 AND boot <> 'lost:' || ?2",
-                self.boot(),
-            );
-            let layers = marked_layers(c, self.driver(), earlier, lost)?;
-            Ok((
-                layers,
-                marked_blobs(c, "boot IS NOT NULL AND boot <> ?1", self.boot())?,
-            ))
-        })?;
-        if layers.is_empty() && blobs.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(
-            layers = layers.len(),
-            blobs = blobs.len(),
-            "verifying what was not flushed"
-        );
-        let there: HashSet<NodeId> = driver.list()?.into_iter().collect();
-        let layer_holds = parallel(&layers, cancel, |layer| {
-            let node = NodeId::Layer(layer.id.clone());
-            Ok(there.contains(&node) && driver.verify(&layer.id)?.is_empty())
-        })?;
-        let blob_holds = parallel(&blobs, cancel, |blob| {
-            Ok(self.verify_blob(blob, cancel)? == Verdict::Good)
-        })?;
-        let (good_layers, bad_layers) = split(layers, &layer_holds);
-        let (good_blobs, bad_blobs) = split(blobs, &blob_holds);
-        found.verified = (good_layers.len() + good_blobs.len()) as u64;
-        found.dropped = (bad_layers.len() + bad_blobs.len()) as u64;
-        // Read from the disk after a boot, so on it: no mark is needed any more.
-        self.0.db.write(Commit::Freeing, |tx| {
-            for layer in &good_layers {
-                let clear = "UPDATE layers SET boot = NULL WHERE driver = ?1 AND id = ?2";
-                tx.execute(clear, params![self.driver(), layer.id.as_str()])?;
-            }
-            for blob in &good_blobs {
-                tx.execute(
-                    "UPDATE blobs SET boot = NULL WHERE digest = ?1",
-                    [blob.to_string()],
-                )?;
-            }
-            drop_rows(tx, self.driver(), &bad_layers, &bad_blobs)
-        })
-    }
-
-    /// Takes away what has no record. The caller holds the lock exclusively.
-    pub(super) fn sweep_strays(&self, driver: &dyn Driver) -> Result<Swept> {
-        let strays = self.strays(driver)?;
-        let mut swept = Swept::default();
-        for path in &strays.blobs {
-            self.discard(path)?;
-            swept.gone += 1;
-        }
-        for layer in strays.layers {
-            fault::point("store-sweep-layer").map_err(host("sweep", self.root()))?;
-            match driver.remove(&NodeId::Layer(layer.clone())) {
-                Ok(()) => swept.gone += 1,
-                Err(e) => {
-                    // Mounted, maybe. Others need not wait for it.
-                    tracing::warn!(%layer, error = %e, "a layer without a record stays");
-                    swept.left += 1;
-                }
-            }
-        }
-        Ok(swept)
-    }
-
-    /// Removes partial blobs; bytes freed.
-    pub(super) fn drop_ingests(&self, which: Abandoned) -> Result<u64> {
-        let dir = self.0.home.ingest();
-        let now = SystemTime::now();
-        let mut freed = 0;
-        for entry in fs::read_dir(&dir).map_err(host("list", &dir))? {
-            let path = entry.map_err(host("list", &dir))?.path();
-            let look = || -> io::Result<Option<fs::Metadata>> {
-                // Locked from here until it is removed.
-                let file = match which {
-                    Abandoned::All => Some(fs::File::open(&path)?),
-                    _ => gc::abandoned(&path)?,
-                };
-                let Some(file) = file else { return Ok(None) };
-                let meta = file.metadata()?;
-                let age = || now.duration_since(meta.modified().ok()?).ok();
-                let chosen = match which {
-                    Abandoned::All | Abandoned::Unlocked => true,
-                    // Empty, or by a name that nobody looks for.
-                    Abandoned::Useless => meta.len() == 0 || path.extension().is_some(),
-                    Abandoned::Older(limit) => age().is_some_and(|age| age >= limit),
-                };
-                if chosen {
-                    fault::point("store-unlink")?;
-                    fs::remove_file(&path)?;
-                }
-                Ok(chosen.then_some(meta))
-            };
-            match look() {
-                Ok(meta) => freed += meta.map_or(0, |m| m.len()),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(host("remove", &path)(e)),
-            }
-        }
-        Ok(freed)
-    }
-}
-
-/// What has become of objects without a record.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Swept {
-    pub(super) gone: u64,
-    /// Layers that could not be removed.
-    pub(super) left: u64,
-}
-
-/// Which partial blobs are removed. All but the first leave alone what somebody is writing.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Abandoned {
-    /// All; their writers cannot publish them any more.
-    All,
-    /// All that nobody writes.
-    Unlocked,
-    /// Those that no try would resume.
-    Useless,
-    /// Those that nobody has written to for so long.
-    Older(Duration),
 }
 
 fn poisoned() -> Error {
     let m = "an earlier flush of the store has failed and that could not be recorded";
     Error::new(Kind::Host, m).with_hint("look for disk errors in the kernel's log, then reboot")
-}
-
-fn split<T>(all: Vec<T>, good: &[bool]) -> (Vec<T>, Vec<T>) {
-    let mut halves = (Vec::new(), Vec::new());
-    for (item, good) in all.into_iter().zip(good) {
-        if *good {
-            halves.0.push(item)
-        } else {
-            halves.1.push(item)
-        }
-    }
-    halves
 }
 
 /// A row of `layers`, to be put back as it was.
@@ -473,7 +269,12 @@ impl Saved {
 }
 
 /// Layers of `driver` (?1) whose mark fulfils `condition` on `boot` (?2).
-fn marked_layers(c: &Connection, driver: &str, condition: &str, boot: &str) -> Tx<Vec<Saved>> {
+pub(super) fn marked_layers(
+    c: &Connection,
+    driver: &str,
+    condition: &str,
+    boot: &str,
+) -> Tx<Vec<Saved>> {
     let select = format!(
         "SELECT id, diff_id, chain_id, bytes, inodes, tar_bytes, blob, blob_size, seq
          FROM layers WHERE boot IS NOT NULL AND driver = ?1 AND {condition}"
@@ -489,7 +290,7 @@ fn marked_layers(c: &Connection, driver: &str, condition: &str, boot: &str) -> T
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-fn marked_blobs(c: &Connection, condition: &str, boot: &str) -> Tx<Vec<Digest>> {
+pub(super) fn marked_blobs(c: &Connection, condition: &str, boot: &str) -> Tx<Vec<Digest>> {
     let select = format!("SELECT digest FROM blobs WHERE boot IS NOT NULL AND {condition}");
     let mut select = c.prepare(&select)?;
     let rows = select.query_map([boot], |r| db::digest(r, 0))?;
@@ -506,7 +307,12 @@ pub(super) fn layer_id(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<L
 }
 
 /// Takes records away and marks the images that miss them now.
-fn drop_rows(tx: &Connection, driver: &str, layers: &[Saved], blobs: &[Digest]) -> Tx<()> {
+pub(super) fn drop_rows(
+    tx: &Connection,
+    driver: &str,
+    layers: &[Saved],
+    blobs: &[Digest],
+) -> Tx<()> {
     for layer in layers {
         forget_layer(tx, driver, layer.id.as_str())?;
     }

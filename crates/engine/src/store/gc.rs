@@ -20,8 +20,9 @@ use unlade_unpack::{Algorithm, Digest, fault};
 use super::{
     Store,
     db::{Commit, Tx, digest},
-    durability::{Abandoned, layer_id},
+    durability::layer_id,
     home::{Lock, host},
+    recover::Abandoned,
     reserve,
 };
 use crate::error::Result;
@@ -62,6 +63,9 @@ pub struct GcReport {
     /// Partial blobs, in bytes.
     pub partial_bytes: u64,
 }
+
+/// What a lease is for under which records were taken away and objects go.
+pub(super) const SWEEP: &str = "sweep";
 
 /// What is there without a record.
 #[derive(Debug, Default)]
@@ -133,7 +137,7 @@ impl Store {
         }
         let (report, id) = self.0.db.write(Commit::Freeing, |tx| {
             let report = self.mark(tx, options)?;
-            Ok((report, self.begin(tx, "sweep")?))
+            Ok((report, self.begin(tx, SWEEP)?))
         })?;
         let _lease = self.leased(id);
         self.0.half_done.begin(id);

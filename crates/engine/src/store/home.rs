@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use unlade_unpack::{Algorithm, Digest, fault};
 
-use super::{db, reserve, schema};
+use super::{db, gc::try_lock, reserve, schema};
 use crate::error::{Error, Kind, Result};
 
 const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
@@ -22,6 +22,7 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const KNOWN: &[&str] = &[
     "lock",
     "lock.flush",
+    "lock.flush-next",
     "blobs",
     "graph",
     "volumes",
@@ -97,6 +98,18 @@ impl Home {
     /// Takes the lock that lets one flush run at a time.
     pub(super) fn flush_lock(&self) -> Result<Lock> {
         self.flock("lock.flush", true)
+    }
+
+    /// The place of the one that waits for its turn to flush; none if it is taken.
+    pub(super) fn flush_turn(&self) -> Result<Option<Lock>> {
+        let path = self.root.join("lock.flush-next");
+        let turn = (|| {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false);
+            let file = file.mode(0o600).open(&path)?;
+            io::Result::Ok(try_lock(&file)?.then_some(Lock(file)))
+        })();
+        turn.map_err(host("lock", &path))
     }
 
     fn flock(&self, name: &str, exclusive: bool) -> Result<Lock> {

@@ -99,6 +99,12 @@ impl Store {
         }
     }
 
+    /// Whether an earlier try has left as many bytes of a blob as it has.
+    pub fn is_fetched(&self, digest: &Digest, size: u64) -> bool {
+        let path = self.0.home.ingest().join(name(digest));
+        fs::metadata(path).is_ok_and(|m| m.len() == size)
+    }
+
     fn writer(
         &self,
         lease: LeaseId,

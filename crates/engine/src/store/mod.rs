@@ -5,6 +5,7 @@
 //!   unlade.db                 every record
 //!   lock                      flock: shared while an object is published, exclusive to sweep
 //!   lock.flush                flock: one flush at a time
+//!   lock.flush-next           flock: one waits in the background for the next
 //!   reserve                   space for getting out of a full disk
 //!   oci-layout                blobs/ is that of an OCI image layout
 //!   blobs/<algorithm>/<hex>   verified blobs, never written to again
@@ -36,6 +37,7 @@ mod names;
 mod networks;
 mod origins;
 mod rebuild;
+mod recover;
 mod remove;
 mod repair;
 mod reserve;
@@ -55,7 +57,7 @@ pub use self::{
     check::{CheckOptions, CheckReport, Finding, Object, Problem, Remedy},
     containers::{ContainerRow, NewContainer, Stage},
     df::{Df, Share},
-    durability::{Recovered, Suspects, Unflushed},
+    durability::{Suspects, Unflushed},
     gc::{GcOptions, GcReport},
     images::{Image, ImageLayer, NewImage},
     ingest::{BlobWriter, Ingest},
@@ -63,6 +65,7 @@ pub use self::{
     leases::Lease,
     networks::{EndpointRow, NetFail, NetTx, NetworkRow, PortRow},
     rebuild::Rebuilt,
+    recover::Recovered,
     remove::{Prune, RemoveOptions, Removed},
     repair::{BrokenImage, Repaired},
     volumes::{VolumeFail, VolumeTx, VolumeUser},

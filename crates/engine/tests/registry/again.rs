@@ -23,6 +23,7 @@ impl Store {
             .args(["--graph-driver", self.driver])
             .args(args)
             .env("UNLADE_CONFIG", at("config"))
+            .env("UNLADE_FLUSH", "later")
             .output()
             .unwrap()
     }
