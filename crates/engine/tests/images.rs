@@ -380,6 +380,30 @@ fn what_came_is_flushed_without_another_command() {
 }
 
 #[test]
+fn a_lost_database_is_built_anew() {
+    stores("a_lost_database_is_built_anew", |store| {
+        store.load("docker.io/library/two:1");
+        let id = store.ok(&["images", "-q", "--no-trunc"]);
+        let database = store.path("store/unlade.db");
+        for damage in ["gone", "overwritten"] {
+            fs::remove_file(&database).unwrap();
+            for log in ["-wal", "-shm"] {
+                let _ = fs::remove_file(format!("{database}{log}"));
+            }
+            if damage == "overwritten" {
+                fs::write(&database, [b'x'; 8192]).unwrap();
+            }
+            let e = store.fails(&["images"]);
+            assert!(e.contains("system check --repair"), "{damage}: {e}");
+            let said = store.ok(&["system", "check", "--repair"]);
+            assert!(said.contains("Rebuilt the database: 1 images"), "{said}");
+            assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);
+            store.ok(&["system", "check"]);
+        }
+    });
+}
+
+#[test]
 fn a_merged_index_that_is_damaged_is_made_anew() {
     if skip_unless_root("a_merged_index_that_is_damaged_is_made_anew") {
         return;

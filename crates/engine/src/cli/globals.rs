@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use unlade_unpack::Cancel;
 
-use crate::{config::Config, engine::Engine, error::Result};
+use crate::{config::Config, engine::Engine, error::Result, store::Rebuilt};
 
 /// Which store, and how it is used.
 #[derive(Debug, Args)]
@@ -38,6 +38,11 @@ impl Globals {
             config.graph_driver = Some(driver.clone());
         }
         Ok(config)
+    }
+
+    /// Opens the engine; a lost database is built anew.
+    pub(super) fn engine_rebuilt(&self, cancel: &Cancel) -> Result<(Engine, Option<Rebuilt>)> {
+        Engine::open_or_rebuild(self.config()?, cancel)
     }
 
     /// Opens the engine.

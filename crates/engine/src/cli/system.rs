@@ -136,13 +136,17 @@ pub(super) struct CheckArgs {
 
 /// Fails if anything is wrong in the end.
 pub(super) fn check(globals: &Globals, args: &CheckArgs, cancel: &Cancel) -> Result<()> {
-    let engine = globals.engine(cancel)?;
+    let (engine, rebuilt) = match args.repair {
+        true => globals.engine_rebuilt(cancel)?,
+        false => (globals.engine(cancel)?, None),
+    };
     let repair = args.repair.then(|| any_pull(&engine, cancel)).transpose()?;
     let checked = engine.check(repair, cancel)?;
     if args.format == "json" {
         let document = json!({
             "ok": checked.is_clean(),
             "recovered": engine.recovered(),
+            "rebuilt": rebuilt,
             "found": checked.found,
             "fetched": checked.fetched,
             "lost": checked.lost.iter().map(|(image, why)| json!({ "image": image, "why": why }))
@@ -151,6 +155,16 @@ pub(super) fn check(globals: &Globals, args: &CheckArgs, cancel: &Cancel) -> Res
         });
         out::text(&format!("{document:#}\n"))?;
     } else {
+        if let Some(rebuilt) = &rebuilt {
+            let (images, names) = (rebuilt.images, rebuilt.names);
+            let old = match &rebuilt.old {
+                Some(path) => format!("; the old one is `{}`", path.display()),
+                None => String::new(),
+            };
+            out::line(&format!(
+                "Rebuilt the database: {images} images, {names} names{old}"
+            ))?;
+        }
         say(&checked)?;
     }
     if checked.is_clean() {

@@ -10,7 +10,10 @@ mod networks;
 mod registries;
 mod system;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::runtime::{self, Runtime};
 use unlade_graph::{
@@ -31,7 +34,7 @@ use crate::{
     error::{Error, Kind, Result},
     pull::{Parts, Remote},
     registry::{Client, RegistryConfig},
-    store::{Durability, Recovered, Store, StoreOptions},
+    store::{Durability, Rebuilt, Recovered, Store, StoreOptions},
 };
 
 /// How long a registry may be silent before a layer is given up: the client, which looks closer
@@ -51,6 +54,13 @@ pub struct Engine {
     client: OnceLock<Client>,
 }
 
+/// What is there before the store is opened.
+struct Begun {
+    driver: Arc<dyn Driver>,
+    reasons: Vec<Reason>,
+    options: StoreOptions,
+}
+
 impl Engine {
     /// Opens the store that `config` names, with the driver it names or else the best that works
     /// there.
@@ -58,6 +68,29 @@ impl Engine {
     /// # Errors
     /// If no driver works, or the store is damaged or written by a newer program.
     pub fn open(config: Config, cancel: &Cancel) -> Result<Self> {
+        let begun = Self::begin(&config)?;
+        let store = Store::open(&begun.options)?;
+        Self::finish(config, begun, store, cancel)
+    }
+
+    /// As [`Engine::open`]; a database that is damaged or gone is built anew from the objects, and
+    /// the old one put aside. No other process may use the store then.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], or if it cannot be built.
+    pub fn open_or_rebuild(config: Config, cancel: &Cancel) -> Result<(Self, Option<Rebuilt>)> {
+        let begun = Self::begin(&config)?;
+        let (store, rebuilt) = match Store::open(&begun.options) {
+            Err(e) if e.kind() == Kind::Integrity => {
+                let (store, rebuilt) = Store::rebuild(&begun.options, &*begun.driver, cancel)?;
+                (store, Some(rebuilt))
+            }
+            opened => (opened?, None),
+        };
+        Ok((Self::finish(config, begun, store, cancel)?, rebuilt))
+    }
+
+    fn begin(config: &Config) -> Result<Begun> {
         let root = &config.root;
         let kind = match &config.graph_driver {
             None => None,
@@ -67,6 +100,7 @@ impl Engine {
                     .with_hint("there are overlay, erofs, btrfs, reflink and copy")
             })?),
         };
+        writable(root)?;
         let (driver, reasons) = probe::open(kind, &root.join("graph"))?;
         let mut options = StoreOptions::new(root, driver.kind().name());
         options.durability = match config.durability {
@@ -77,7 +111,17 @@ impl Engine {
         {
             options.boot_id = std::env::var("UNLADE_TEST_BOOT_ID").ok();
         }
-        let store = Store::open(&options)?;
+        Ok(Begun {
+            driver,
+            reasons,
+            options,
+        })
+    }
+
+    fn finish(config: Config, begun: Begun, store: Store, cancel: &Cancel) -> Result<Self> {
+        let Begun {
+            driver, reasons, ..
+        } = begun;
         let recovered = store.recover(&*driver, cancel)?;
         let limits = Limits {
             idle: IDLE,
@@ -136,6 +180,26 @@ impl Engine {
         let client = Client::new(registry_config(&self.config.registry))?;
         Ok(self.client.get_or_init(|| client))
     }
+}
+
+/// Says in one sentence what every driver would say in its own: nothing can be written there.
+fn writable(root: &Path) -> Result<()> {
+    use rustix::{
+        fs::{Access, access},
+        io::Errno,
+    };
+    let there = root.ancestors().find(|dir| dir.exists()).unwrap_or(root);
+    let Err(e) = access(there, Access::WRITE_OK | Access::EXEC_OK) else {
+        return Ok(());
+    };
+    let hint = match e {
+        Errno::ROFS => "mount it read-write, or give another directory with --root",
+        Errno::ACCESS | Errno::PERM => {
+            "run it as root, or give a directory of your own with --root"
+        }
+        _ => "look at the directory, or give another with --root",
+    };
+    Err(Error::host(format!("use the store `{}`", root.display()), e).with_hint(hint))
 }
 
 /// How registries are reached: by the machine's files, and over them our own configuration.

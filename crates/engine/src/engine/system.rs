@@ -138,14 +138,15 @@ impl Engine {
         let Some(pull) = repair.filter(|_| !checked.found.is_clean() || !broken.is_empty()) else {
             return Ok(checked);
         };
-        checked.repaired = Some(self.store.repair(&*self.driver, &checked.found, cancel)?);
-        for image in self.store.broken_images()? {
-            let shown = name_of(&image);
-            match self.refetch(&image, &pull) {
+        let repaired = self.store.repair(&*self.driver, &checked.found, cancel)?;
+        for image in &repaired.images {
+            let shown = name_of(image);
+            match self.refetch(image, &pull) {
                 Ok(()) => checked.fetched.push(shown),
                 Err(e) => checked.lost.push((shown, e.to_string())),
             }
         }
+        checked.repaired = Some(repaired);
         checked.left = Some(self.store.check(&*self.driver, &options)?);
         Ok(checked)
     }

@@ -47,7 +47,9 @@ impl Pull<'_> {
         let watch = LayerWatch::new(self.watch.clone(), n, blob.size);
         if let Some(done) = self.present(n, started)? {
             watch.exists();
-            if self.complete {
+            // A layer that came by this blob, which is not kept any more, or was lost.
+            let refill = self.keep_blobs && self.from.is_some() && self.came_by[n];
+            if self.complete || refill {
                 self.fetch_blob(n, &watch)?;
             } else if self.keep_blobs && self.from.is_some() {
                 self.finish_blob(n)?;

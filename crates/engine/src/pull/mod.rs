@@ -112,6 +112,8 @@ struct Pull<'a> {
     cancel: &'a Cancel,
     keep_blobs: bool,
     complete: bool,
+    /// Of each layer, whether one that is here came by its blob.
+    came_by: Vec<bool>,
     watch: Arc<dyn PullWatch>,
 }
 
@@ -137,6 +139,7 @@ pub(crate) fn layers_here(
         cancel,
         keep_blobs: true,
         complete: false,
+        came_by: Vec::new(),
         watch: Arc::new(Quiet),
     };
     pull.board.set_diff_ids(diff_ids);
@@ -170,6 +173,7 @@ pub(crate) fn pull(parts: Parts<'_>, remote: &Remote<'_>, request: &PullRequest)
     let known = parts
         .store
         .known_diff_ids(manifest.layers.iter().map(|l| &l.digest))?;
+    let came_by = known.iter().map(Option::is_some).collect();
     let pull = Pull {
         parts,
         from: Some((*remote, &reference)),
@@ -180,6 +184,7 @@ pub(crate) fn pull(parts: Parts<'_>, remote: &Remote<'_>, request: &PullRequest)
         cancel: &request.cancel,
         keep_blobs: request.keep_blobs,
         complete: request.complete,
+        came_by,
         watch: request.watch.clone(),
     };
     let config = || pull.config(&manifest.config, &want, request.platform.is_some());

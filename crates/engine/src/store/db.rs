@@ -22,8 +22,8 @@ use crate::error::{Error, Kind, Result};
 /// How long a write waits for those of other processes.
 const BUSY: Duration = Duration::from_secs(60);
 /// The write-ahead log is copied back into the database by flushes; this many pages of it (4 KiB
-/// each) make a commit do it.
-const AUTO_CHECKPOINT: u32 = 4096;
+/// each) make a commit do it. Whoever opens the database first reads the whole log.
+const AUTO_CHECKPOINT: u32 = 512;
 
 /// What must hold when a write returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
