@@ -5,7 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
-use super::{files, globals::Globals, images, mounts, pull, registries, system, values};
+use super::{
+    files, globals::Globals, images, mounts, networks, pull, registries, system, values, volumes,
+};
 use crate::{image::Platform, source::Source};
 
 /// A lean container engine: pulls, keeps, mounts and pushes OCI and Docker images, fast.
@@ -43,6 +45,12 @@ pub(super) enum Command {
     /// Manage images.
     #[command(subcommand)]
     Image(Image),
+    /// Manage networks.
+    #[command(subcommand)]
+    Network(networks::NetworkCommand),
+    /// Manage volumes.
+    #[command(subcommand)]
+    Volume(volumes::VolumeCommand),
     /// Manage the store.
     #[command(subcommand)]
     System(System),

@@ -13,6 +13,7 @@ mod images;
 mod input;
 mod lists;
 mod mounts;
+mod networks;
 mod out;
 mod progress;
 mod pull;
@@ -23,6 +24,7 @@ mod system;
 mod table;
 mod template;
 mod values;
+mod volumes;
 
 use std::{
     fs::File,
@@ -104,6 +106,8 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::System(System::Flush(a)) => flush::run(globals, a, &cancel),
         Command::System(System::Prune(a)) => system::prune(globals, a, &cancel),
         Command::Info(a) | Command::System(System::Info(a)) => system::info(globals, a, &cancel),
+        Command::Network(c) => networks::run(globals, c, &cancel),
+        Command::Volume(c) => volumes::run(globals, c, &cancel),
         Command::Login(a) => registries::log_in(globals, a, &cancel),
         Command::Logout(a) => registries::log_out(a),
         Command::Unpack(_) | Command::Gunzip(_) => Err(crate::error::Error::new(

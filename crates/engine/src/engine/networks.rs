@@ -1,7 +1,12 @@
 //! Networks and volumes.
 
 use super::Engine;
-use crate::{network::Networks, volume::Volumes};
+use crate::{
+    error::{Error, Kind, Result},
+    network::{Member, Network, Networks, State, files},
+    spec::request::{EndpointSettings, Request},
+    volume::Volumes,
+};
 
 impl Engine {
     /// The networks of its store.
@@ -12,5 +17,143 @@ impl Engine {
     /// The volumes of its store.
     pub fn volumes(&self) -> Volumes {
         Volumes::new(&self.store, &self.config.run_root)
+    }
+
+    /// Gets a container into a further network: at once if it runs, and whenever it is started.
+    ///
+    /// # Errors
+    /// If there is no such container or network, or it is in it.
+    pub fn connect(&self, network: &str, container: &str, how: &EndpointSettings) -> Result<()> {
+        let networks = self.networks();
+        let network = networks.find(network)?;
+        self.change(container, |id, name, request| {
+            let wanted = wanted(request, name)?;
+            if wanted.contains(&network.name) {
+                let m = format!(
+                    "endpoint with name {name} already exists in network {}",
+                    network.name
+                );
+                return Err(Error::new(Kind::Conflict, m));
+            }
+            // An entry for each: what is not said is as it was.
+            for n in wanted {
+                request.networks.entry(n).or_default();
+            }
+            request.networks.insert(network.name.clone(), how.clone());
+            let mode = &mut request.host_config.network_mode;
+            if mode == "none" {
+                mode.clone_from(&network.name);
+            }
+            networks.check(request)?;
+            let who = member(id, name, request);
+            match networks.attached(id)? {
+                Some(_) => networks.connect(&who, &network.name, how).map(Some),
+                None => Ok(None),
+            }
+        })
+    }
+
+    /// Gets a container out of a network. With `force`, one that is in it by the records alone.
+    ///
+    /// # Errors
+    /// If there is no such container or network, or it is not in it.
+    pub fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
+        let networks = self.networks();
+        let network = networks.find(network)?;
+        let done = self.change(container, |id, name, request| {
+            let wanted = wanted(request, name)?;
+            if !wanted.contains(&network.name) {
+                let m = format!(
+                    "container {name} is not connected to network {}",
+                    network.name
+                );
+                return Err(Error::new(Kind::NotFound, m));
+            }
+            leave(request, &network, &wanted);
+            networks.disconnect(id, &network.name)
+        });
+        match done {
+            Err(e) if force && e.kind() == Kind::NotFound => {
+                let members = networks.members(&network)?;
+                let mut found = members
+                    .iter()
+                    .filter(|m| m.name == container || m.container.starts_with(container));
+                let member = found.next().ok_or(e)?;
+                networks.detach(&member.container)
+            }
+            done => done,
+        }
+    }
+
+    /// Changes what a container asks of networks, and its files if it is attached.
+    fn change(
+        &self,
+        container: &str,
+        f: impl FnOnce(&str, &str, &mut Request) -> Result<Option<State>>,
+    ) -> Result<()> {
+        let row = self.store.container(container)?;
+        let damaged = |e: serde_json::Error| {
+            let m = format!(
+                "the store's record of container {} is damaged: {e}",
+                row.name
+            );
+            Error::new(Kind::Integrity, m).with_hint("remove it and make it anew")
+        };
+        let mut request: Request = serde_json::from_str(&row.request).map_err(damaged)?;
+        let state = f(&row.id, &row.name, &mut request)?;
+        let text = serde_json::to_string(&request)
+            .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
+        self.store.set_container_request(&row.id, &text)?;
+        let dir = self.config.run_root.join("containers").join(&row.id);
+        if let Some(state) = state
+            && dir.join("hosts").exists()
+        {
+            let who = member(&row.id, &row.name, &request);
+            files::write(&dir, &who, &request, &self.networks().again(&state))?;
+        }
+        Ok(())
+    }
+}
+
+fn member<'a>(id: &'a str, name: &'a str, request: &'a Request) -> Member<'a> {
+    Member {
+        id,
+        name,
+        hostname: &request.config.hostname,
+        other: None,
+    }
+}
+
+/// The networks that a container asks for.
+fn wanted(request: &Request, name: &str) -> Result<Vec<String>> {
+    let mode = &*request.host_config.network_mode;
+    if mode == "host" || mode.starts_with("container:") {
+        let m = format!(
+            "container {name} shares the network of the host or of another container and cannot be \
+             in any other"
+        );
+        return Err(Error::new(Kind::Conflict, m));
+    }
+    let mut all: Vec<String> = match mode {
+        "none" => Vec::new(),
+        "" | "default" => vec![crate::network::DEFAULT.to_owned()],
+        name => vec![name.to_owned()],
+    };
+    for name in request.networks.keys() {
+        if name != "default" && name != "none" && !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
+    Ok(all)
+}
+
+/// Takes a network out of a request; another becomes that of its mode.
+fn leave(request: &mut Request, network: &Network, wanted: &[String]) {
+    request.networks.remove(&network.name);
+    let mode = &mut request.host_config.network_mode;
+    let first = matches!(&**mode, "" | "default") && network.name == crate::network::DEFAULT;
+    if first || *mode == network.name {
+        let other = wanted.iter().find(|n| **n != network.name);
+        *mode = other.cloned().unwrap_or_else(|| "none".to_owned());
     }
 }

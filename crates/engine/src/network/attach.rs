@@ -399,6 +399,12 @@ impl Networks {
         self.places.write(state)
     }
 
+    /// A container that is attached already, as if it were just now; without sockets that keep
+    /// its ports.
+    pub fn again(&self, state: &State) -> Attached {
+        described(&self.places.netns(&state.id), state, Vec::new())
+    }
+
     /// Runs netavark for one network; who answers for names there.
     fn netavark(&self, verb: Verb, state: &State, joined: &Joined) -> Result<Vec<IpAddr>> {
         netns::directory(&self.places.netavark())?;

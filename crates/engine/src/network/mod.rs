@@ -32,6 +32,7 @@ use std::{net::IpAddr, os::fd::OwnedFd, path::Path};
 
 pub use self::{
     manage::NewNetwork,
+    ports::Mapping,
     record::{DEFAULT, Driver, Endpoint, Network, Range},
     settings::{EndpointState, NetworkSettings},
     state::{Joined, State},

@@ -293,14 +293,15 @@ impl Volumes {
             }
             Ok(self.discard(name)?)
         })?;
-        self.empty_trash()
+        self.empty_trash().map(drop)
     }
 
-    /// Removes the volumes that no container uses and that `wanted` is true for.
+    /// Removes the volumes that no container uses and that `wanted` is true for; their names, and
+    /// the bytes that this freed.
     ///
     /// # Errors
     /// From `wanted`, or if the host refuses.
-    pub fn prune(&self, wanted: &dyn Fn(&Volume) -> Result<bool>) -> Result<Vec<String>> {
+    pub fn prune(&self, wanted: &dyn Fn(&Volume) -> Result<bool>) -> Result<(Vec<String>, u64)> {
         let removed = self.store.volumes(|tx| {
             let users = tx.users()?;
             let mut removed = Vec::new();
@@ -313,8 +314,8 @@ impl Volumes {
             }
             Ok(removed)
         })?;
-        self.empty_trash()?;
-        Ok(removed)
+        let freed = self.empty_trash()?;
+        Ok((removed, freed))
     }
 
     /// Ends a container's use of its volumes. With `anonymous`, those of them that nobody gave a
@@ -360,41 +361,42 @@ impl Volumes {
     }
 
     /// Removes what was put aside, and what was half made.
-    pub(super) fn empty_trash(&self) -> Result<()> {
+    pub(super) fn empty_trash(&self) -> Result<u64> {
         self.remove_where(|name| name.starts_with(".trash-"))
     }
 
-    pub(super) fn remove_where(&self, which: impl Fn(&str) -> bool) -> Result<()> {
+    pub(super) fn remove_where(&self, which: impl Fn(&str) -> bool) -> Result<u64> {
+        let mut freed = 0;
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(e) => return Err(failed("list", &self.root)(e)),
         };
         for entry in entries {
             let name = entry.map_err(failed("list", &self.root))?.file_name();
             if name.to_str().is_some_and(&which) {
-                remove_tree(&self.root, Path::new(&name))?;
+                freed += remove_tree(&self.root, Path::new(&name))?;
             }
         }
-        Ok(())
+        Ok(freed)
     }
 }
 
-/// Removes a directory with whatever is in it; one that is gone is fine.
-pub(super) fn remove_tree(parent: &Path, name: &Path) -> Result<()> {
+/// Removes a directory with whatever is in it; the bytes that this freed. One that is gone is fine.
+pub(super) fn remove_tree(parent: &Path, name: &Path) -> Result<u64> {
     let path = parent.join(name);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let above = openat(CWD, parent, flags, Mode::empty()).map_err(failed("open", parent))?;
     let dir = match openat(&above, name, flags, Mode::empty()) {
         Ok(dir) => dir,
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(rustix::io::Errno::NOENT) => return Ok(0),
         Err(e) => return Err(failed("open", &path)(e)),
     };
     let name = std::ffi::CString::new(name.as_os_str().as_bytes())
         .map_err(|e| Error::new(Kind::Bug, format!("a name with a NUL: {e}")))?;
     match unlade_graph::remove::remove(above.as_fd(), &name, dir.as_fd()) {
         // Another process does the same.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done.map(|_| ()).map_err(failed("remove", &path)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        done => done.map_err(failed("remove", &path)),
     }
 }

@@ -229,7 +229,7 @@ fn who_uses_what() {
         e.message().contains(A) && e.message().contains("volume is in use"),
         "{e}"
     );
-    assert_eq!(vols.prune(&|_| Ok(true)).unwrap(), [""; 0]);
+    assert_eq!(vols.prune(&|_| Ok(true)).unwrap().0, [""; 0]);
     assert_eq!(vols.used().unwrap().len(), 2);
     // The last one of them takes the nameless away, and never what has a name.
     assert_eq!(vols.release(A, true).unwrap(), [""; 0]);
