@@ -177,21 +177,11 @@ pub fn assemble(
     linux.set_seccomp(seccomp::assemble(&given, mode, &mut notes, &mut warnings)?);
     notes.set("ociVersion", Origin::Default, "");
     notes.set("root", Origin::Engine, "");
-    let read_only = if h.readonly_rootfs {
-        Origin::User
-    } else {
-        Origin::Default
-    };
-    notes.set("root.readonly", read_only, "--read-only");
-    notes.set(
-        "hostname",
-        if request.config.hostname.is_empty() {
-            Origin::Engine
-        } else {
-            Origin::User
-        },
-        "--hostname",
-    );
+    notes.given("root.readonly", h.readonly_rootfs, "--read-only");
+    match request.config.hostname.as_str() {
+        "" => notes.set("hostname", Origin::Engine, ""),
+        _ => notes.set("hostname", Origin::User, "--hostname"),
+    }
     notes.set("annotations", Origin::User, "--annotation");
     let root = RootBuilder::default()
         .path(&place.rootfs)
@@ -256,29 +246,24 @@ fn linux(given: &Given<'_>, notes: &mut Notes) -> Result<Linux> {
         MASKED.into_iter().chain(throttle).collect(),
     );
     let read_only = paths(&h.readonly_paths, READ_ONLY.to_vec());
-    for (path, given) in [
-        ("linux.maskedPaths", h.masked_paths.is_some()),
-        ("linux.readonlyPaths", h.readonly_paths.is_some()),
+    let flag = if h.privileged {
+        "--privileged"
+    } else {
+        "--security-opt systempaths"
+    };
+    for (path, asked) in [
+        ("linux.maskedPaths", &h.masked_paths),
+        ("linux.readonlyPaths", &h.readonly_paths),
     ] {
-        let origin = if given || bare {
-            Origin::User
-        } else {
-            Origin::Default
-        };
-        notes.set(
-            path,
-            origin,
-            if bare {
-                "--privileged, --security-opt systempaths"
-            } else {
-                ""
-            },
-        );
+        match asked {
+            Some(_) => notes.set(path, Origin::User, ""),
+            None => notes.given(path, bare, flag),
+        }
     }
     for path in &host.thermal_throttle {
         notes.set(format!("linux.maskedPaths[{path}]"), Origin::Host, "");
     }
-    notes.set("linux.cgroupsPath", Origin::Engine, "--cgroup-parent");
+    notes.set("linux.cgroupsPath", Origin::Engine, "");
     let mut linux: Linux = LinuxBuilder::default()
         .namespaces(namespaces(given, notes)?)
         .resources(resources::assemble(h, host, &place.devices, notes)?)

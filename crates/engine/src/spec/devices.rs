@@ -224,6 +224,7 @@ pub(super) fn allowed(
     notes: &mut Notes,
 ) -> Result<Vec<LinuxDeviceCgroup>> {
     let path = |n: usize| format!("linux.resources.devices[{n}]");
+    notes.set("linux.resources.devices", Origin::Default, "");
     if h.privileged {
         notes.set(path(0), Origin::User, "--privileged");
         return Ok(vec![rule(true, None, None, None, "rwm")?]);

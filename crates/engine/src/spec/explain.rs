@@ -47,6 +47,14 @@ impl Notes {
         self.0.push((path.into(), origin, detail.to_owned()));
     }
 
+    /// Notes that what is at `path` is the default, or was given with `flag`.
+    pub(super) fn given(&mut self, path: impl Into<String>, given: bool, flag: &str) {
+        match given {
+            true => self.set(path, Origin::User, flag),
+            false => self.set(path, Origin::Default, ""),
+        }
+    }
+
     fn of(&self, path: &str) -> Option<(Origin, &str)> {
         let covers = |note: &str| {
             path.strip_prefix(note)
@@ -71,6 +79,7 @@ impl Notes {
                 .and_then(|rest| rest.find('[').map(|at| &rest[at..]))
                 .map(|name| format!("process.capabilities{name}"));
             let noted = self.of(capability.as_deref().unwrap_or(&path));
+            debug_assert!(noted.is_some(), "nobody has said where {path} comes from");
             let (origin, detail) = noted.unwrap_or((Origin::Default, ""));
             out.push(Field {
                 detail: detail.to_owned(),
@@ -84,7 +93,13 @@ impl Notes {
 }
 
 /// What names an entry of a list of objects.
-const KEYS: [&str; 3] = ["destination", "path", "type"];
+fn key(path: &str) -> &'static str {
+    match path {
+        "mounts" => "destination",
+        "linux.devices" => "path",
+        _ => "type",
+    }
+}
 
 fn leaves(path: &str, value: &Value, leaf: &mut impl FnMut(String, Value)) {
     match value {
@@ -112,7 +127,7 @@ fn leaves(path: &str, value: &Value, leaf: &mut impl FnMut(String, Value)) {
                 leaf(format!("{path}[{n}]"), rule.clone());
             }
         }
-        Value::Array(list) if named(path) => {
+        Value::Array(list) if named(path) && !list.is_empty() => {
             for entry in list {
                 match entry {
                     Value::String(text) if path == "process.env" => {
@@ -121,7 +136,7 @@ fn leaves(path: &str, value: &Value, leaf: &mut impl FnMut(String, Value)) {
                     }
                     Value::String(text) => leaf(format!("{path}[{text}]"), true.into()),
                     Value::Object(map) => {
-                        let name = KEYS.iter().find_map(|k| map.get(*k)?.as_str());
+                        let name = map.get(key(path)).and_then(Value::as_str);
                         let below = format!("{path}[{}]", name.unwrap_or_default());
                         leaves(&below, entry, leaf);
                     }
@@ -166,6 +181,9 @@ mod tests {
                 "seccomp": {"syscalls": [{"names": ["x"]}]}},
         });
         let mut notes = Notes::default();
+        for path in ["ociVersion", "mounts", "linux"] {
+            notes.set(path, Origin::Default, "");
+        }
         notes.set("process", Origin::Engine, "");
         notes.set("process.args", Origin::Image, "Cmd");
         notes.set("process.arg", Origin::Host, "no prefix by letters");
@@ -188,6 +206,7 @@ mod tests {
             r#"mounts[/proc].type="proc" Default "#,
             r#"ociVersion="1.0.2" Default "#,
             r#"process.args=["a","b"] Image Cmd"#,
+            "process.capabilities.ambient=[] Engine ",
             "process.capabilities.bounding[CAP_KILL]=true User --cap-add",
             "process.capabilities.bounding[CAP_CHOWN]=true Engine ",
             r#"process.env[PATH]="/bin" Engine "#,

@@ -274,7 +274,7 @@ mod tests {
         let facts = HostFacts::gather();
         assert!(facts.kernel >= (5, 6), "{facts:?}");
         assert!(!facts.hostname.is_empty() && !facts.cpus.is_empty());
-        assert!(super::super::resources::cpuset(&facts.cpus).is_some());
+        assert!(super::super::bounds::cpuset(&facts.cpus).is_some());
         assert!(!facts.arch.contains('_'));
         let text = serde_json::to_string(&facts).unwrap();
         assert_eq!(serde_json::from_str::<HostFacts>(&text).unwrap(), facts);

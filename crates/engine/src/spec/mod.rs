@@ -9,6 +9,7 @@
 //! security is to tighten it, and none of it becomes an annotation, which runtimes act on.
 
 mod assemble;
+mod bounds;
 mod caps;
 mod check;
 pub mod devices;

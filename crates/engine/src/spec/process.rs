@@ -179,36 +179,21 @@ pub(super) fn assemble(given: &Given<'_>, notes: &mut Notes) -> Result<Process> 
         caps,
     } = *given;
     let (c, h) = (&request.config, &request.host_config);
-    let from = |ours: &str, theirs: &str| match ours {
-        "" => Origin::Default,
-        ours if ours == theirs => Origin::Image,
-        _ => Origin::User,
+    let mut from = |path: &str, ours: &str, theirs: &str, field: &str, flag: &str| match ours {
+        "" => notes.set(path, Origin::Default, ""),
+        ours if ours == theirs => notes.set(path, Origin::Image, field),
+        _ => notes.set(path, Origin::User, flag),
     };
-    notes.set("process.user", from(&c.user, &image.user), "User");
+    from("process.user", &c.user, &image.user, "User", "--user");
+    let (dir, of_image) = (&c.working_dir, &image.working_dir);
+    from("process.cwd", dir, of_image, "WorkingDir", "--workdir");
     if !h.group_add.is_empty() {
         notes.set("process.user.additionalGids", Origin::User, "--group-add");
     }
-    notes.set(
-        "process.cwd",
-        from(&c.working_dir, &image.working_dir),
-        "WorkingDir",
-    );
-    notes.set(
-        "process.terminal",
-        if c.tty { Origin::User } else { Origin::Default },
-        "--tty",
-    );
+    notes.given("process.terminal", c.tty, "--tty");
     notes.set("process.consoleSize", Origin::Host, "the terminal");
-    let nnp = if options.no_new_privileges {
-        Origin::User
-    } else {
-        Origin::Default
-    };
-    notes.set(
-        "process.noNewPrivileges",
-        nnp,
-        "--security-opt no-new-privileges",
-    );
+    let flag = "--security-opt no-new-privileges";
+    notes.given("process.noNewPrivileges", options.no_new_privileges, flag);
     let mut process = ProcessBuilder::default()
         .terminal(c.tty)
         .user(numbers(&place.user)?)
@@ -237,13 +222,7 @@ fn home(user: &ResolvedUser) -> String {
 
 /// The adjustment that is written. Without CAP_SYS_RESOURCE it cannot be lowered.
 fn oom_score(asked: i32, host: &HostFacts, notes: &mut Notes) -> Result<Option<i32>> {
-    let detail = if asked == 0 { "" } else { "--oom-score-adj" };
-    let origin = if asked == 0 {
-        Origin::Default
-    } else {
-        Origin::User
-    };
-    notes.set("process.oomScoreAdj", origin, detail);
+    notes.given("process.oomScoreAdj", asked != 0, "--oom-score-adj");
     if asked >= host.oom_score_adj || host.may_raise_limits {
         return Ok(Some(asked));
     }

@@ -6,20 +6,14 @@ use oci_spec::runtime::{
 };
 
 use super::{
-    check::bad,
-    devices,
+    bounds, devices,
     explain::{Notes, Origin},
     host::HostFacts,
     place::DeviceNode,
     request::HostConfig,
 };
-use crate::{
-    error::{Error, Kind, Result},
-    image::json::show,
-};
+use crate::error::{Error, Kind, Result};
 
-/// Less than this no process can start in.
-const LEAST_MEMORY: i64 = 6 << 20;
 /// Microseconds of a period, where the request gives CPUs.
 const PERIOD: i64 = 100_000;
 
@@ -59,8 +53,7 @@ fn limits(h: &HostConfig, host: &HostFacts, warnings: &mut Vec<String>) -> Resul
         }
         wanted
     };
-    memory_is_sane(h)?;
-    cpu_is_sane(h, host)?;
+    bounds::check(h, host)?;
     if has("memory", "the memory limit", h.memory > 0) {
         out.memory = Some(h.memory);
         out.swap = match h.memory_swap {
@@ -105,9 +98,10 @@ fn limits(h: &HostConfig, host: &HostFacts, warnings: &mut Vec<String>) -> Resul
     if has("cpuset", "--cpuset-mems", !h.cpuset_mems.is_empty()) {
         out.mems = set(&h.cpuset_mems);
     }
-    let pids = h.pids_limit.filter(|n| *n != 0);
+    // No limit is what there is without one; crun 1.8 cannot write -1 to cgroup v1.
+    let pids = h.pids_limit.filter(|n| *n > 0);
     if has("pids", "--pids-limit", pids.is_some()) {
-        out.pids = pids.map(|n| n.max(-1));
+        out.pids = pids;
     }
     if h.blkio_weight != 0 && host.blkio_weight {
         out.weight = Some(h.blkio_weight);
@@ -144,125 +138,6 @@ fn without_what_the_kernel_lacks(
         let m = "--oom-kill-disable without a limit of memory can hang the host";
         warnings.push(m.to_owned());
     }
-}
-
-fn memory_is_sane(h: &HostConfig) -> Result<()> {
-    let (memory, swap, reserved) = (h.memory, h.memory_swap, h.memory_reservation);
-    if memory < 0 || reserved < 0 {
-        return bad("a limit of memory is negative", "give a size such as 512m");
-    }
-    for (what, n) in [("memory", memory), ("memory reservation", reserved)] {
-        if n > 0 && n < LEAST_MEMORY {
-            return bad(format!("a {what} of {n} bytes"), "the least is 6m");
-        }
-    }
-    if swap < -1 {
-        return bad(
-            format!("a limit of memory and swap of {swap}"),
-            "give a size, or -1 for none",
-        );
-    }
-    if swap > 0 && memory == 0 {
-        return bad("a limit of swap without one of memory", "give --memory too");
-    }
-    if swap > 0 && swap < memory {
-        return bad(
-            "the limit of memory and swap is below that of memory",
-            "--memory-swap is the sum of both",
-        );
-    }
-    if memory > 0 && reserved > memory {
-        return bad(
-            "the memory reservation is above the limit",
-            "give a smaller --memory-reservation",
-        );
-    }
-    match h.memory_swappiness {
-        Some(n) if !(-1..=100).contains(&n) => bad(
-            format!("a swappiness of {n}"),
-            "it is between 0 and 100, or -1",
-        ),
-        _ => Ok(()),
-    }
-}
-
-fn cpu_is_sane(h: &HostConfig, host: &HostFacts) -> Result<()> {
-    if h.nano_cpus < 0 || h.cpu_shares < 0 {
-        return bad("a limit of CPU is negative", "give a number such as 1.5");
-    }
-    if h.nano_cpus > 0 && (h.cpu_period != 0 || h.cpu_quota != 0) {
-        return bad(
-            "CPUs, and a CPU period or quota as well",
-            "give --cpus alone",
-        );
-    }
-    let ids = |set: &str| cpuset(set).map(|ids| ids.len()).unwrap_or(0);
-    let there = i64::try_from(ids(&host.cpus)).unwrap_or(i64::MAX);
-    if there > 0 && h.nano_cpus > there.saturating_mul(1_000_000_000) {
-        let m = format!("{} CPUs, and there are {there}", h.nano_cpus as f64 / 1e9);
-        return bad(m, "ask for fewer");
-    }
-    if h.nano_cpus > 0 && h.nano_cpus < 10_000_000 {
-        return bad("less than a hundredth of a CPU", "the least is 0.01");
-    }
-    if h.cpu_period != 0 && !(1_000..=1_000_000).contains(&h.cpu_period) {
-        let m = format!("a CPU period of {} microseconds", h.cpu_period);
-        return bad(m, "it is between 1000 and 1000000");
-    }
-    if h.cpu_quota > 0 && h.cpu_quota < 1_000 {
-        let m = format!("a CPU quota of {} microseconds", h.cpu_quota);
-        return bad(m, "the least is 1000");
-    }
-    if h.blkio_weight != 0 && !(10..=1000).contains(&h.blkio_weight) {
-        return bad(
-            format!("a block I/O weight of {}", h.blkio_weight),
-            "it is between 10 and 1000",
-        );
-    }
-    for (what, asked, there) in [
-        ("CPUs", &h.cpuset_cpus, &host.cpus),
-        ("memory nodes", &h.cpuset_mems, &host.mems),
-    ] {
-        let Some(wanted) = cpuset(asked) else {
-            let m = format!("`{}` is no set of {what}", show(asked));
-            return bad(m, "write it as 0-3,7");
-        };
-        let there = cpuset(there).unwrap_or_default();
-        if !there.is_empty() && wanted.iter().any(|n| !there.contains(n)) {
-            let m = format!("the set of {what} `{}` is not all there", show(asked));
-            let e = Error::new(Kind::Unsupported, m);
-            let have = if what == "CPUs" {
-                &host.cpus
-            } else {
-                &host.mems
-            };
-            return Err(e.with_hint(format!("this host has {have}")));
-        }
-    }
-    Ok(())
-}
-
-/// The numbers of a set such as `0-3,7`; `None` if it is none.
-pub(super) fn cpuset(text: &str) -> Option<std::collections::BTreeSet<u32>> {
-    const MOST: u32 = 8192;
-    let number = |t: &str| {
-        let digits = !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
-        t.parse::<u32>().ok().filter(|n| digits && *n < MOST)
-    };
-    let mut out = std::collections::BTreeSet::new();
-    for part in text.trim().split(',').filter(|_| !text.trim().is_empty()) {
-        match part.split_once('-') {
-            Some((from, to)) => {
-                let (from, to) = (number(from)?, number(to)?);
-                if from > to {
-                    return None;
-                }
-                out.extend(from..=to);
-            }
-            None => drop(out.insert(number(part)?)),
-        }
-    }
-    Some(out)
 }
 
 /// The resources of a container.
@@ -403,7 +278,7 @@ mod tests {
         };
         assert_eq!(
             json(&h, &host()).to_string(),
-            r#"{"cpu":{"quota":-1},"memory":{"limit":6291456,"swap":-1},"pids":{"limit":-1}}"#
+            r#"{"cpu":{"quota":-1},"memory":{"limit":6291456,"swap":-1}}"#
         );
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction as Action, LinuxSyscall};
+use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSyscall};
 
 use super::{intervals::Cases, profile::rule};
 use crate::error::Result;
@@ -61,6 +61,7 @@ fn cases(filter: &LinuxSeccomp, rules: Option<&Vec<&LinuxSyscall>>) -> Cases {
 pub(super) fn both(own: &LinuxSeccomp, theirs: &LinuxSeccomp) -> Result<LinuxSeccomp> {
     let (ours_by, theirs_by) = (by_name(own), by_name(theirs));
     let mut open: Vec<String> = Vec::new();
+    let mut closed: Vec<(Action, Option<u32>, Vec<String>)> = Vec::new();
     let mut out: Vec<LinuxSyscall> = Vec::new();
     let names: BTreeSet<&str> = ours_by.keys().chain(theirs_by.keys()).copied().collect();
     let default = harder(own, theirs);
@@ -93,15 +94,27 @@ pub(super) fn both(own: &LinuxSeccomp, theirs: &LinuxSeccomp) -> Result<LinuxSec
             let harder = severity(refusal.action()) >= severity(default.0);
             // A rule without conditions would take the conditional ones' place.
             let whole = args.is_empty() && !through.is_never();
-            if harder && !whole && !had.contains(&args) {
-                let (action, errno) = refused_with(refusal.action(), refusal.errno_ret());
-                out.push(rule(vec![name.to_owned()], action, errno, args.clone())?);
-                if args.is_empty() {
-                    break;
-                }
-                had.push(args);
+            if !harder || whole || had.contains(&args) {
+                continue;
             }
+            let (action, errno) = refused_with(refusal.action(), refusal.errno_ret());
+            if !args.is_empty() {
+                had.push(args.clone());
+                out.push(rule(vec![name.to_owned()], action, errno, args)?);
+                continue;
+            }
+            let same = closed
+                .iter_mut()
+                .find(|(a, e, _)| (*a, *e) == (action, errno));
+            match same {
+                Some((_, _, names)) => names.push(name.to_owned()),
+                None => closed.push((action, errno, vec![name.to_owned()])),
+            }
+            break;
         }
+    }
+    for (action, errno, names) in closed {
+        out.insert(0, rule(names, action, errno, Vec::new())?);
     }
     out.insert(0, rule(open, Action::ScmpActAllow, None, Vec::new())?);
     out.retain(|r| !r.names().is_empty());
@@ -109,8 +122,21 @@ pub(super) fn both(own: &LinuxSeccomp, theirs: &LinuxSeccomp) -> Result<LinuxSec
     filter
         .set_default_action(default.0)
         .set_default_errno_ret(default.1)
+        .set_architectures(architectures(own, theirs))
         .set_syscalls(Some(out));
     Ok(filter)
+}
+
+/// Calls of an architecture that a filter does not list end the process: those of both, and of
+/// the host's own, which comes first.
+fn architectures(own: &LinuxSeccomp, theirs: &LinuxSeccomp) -> Option<Vec<Arch>> {
+    let ours = own.architectures().clone()?;
+    let Some(theirs) = theirs.architectures().as_ref().filter(|a| !a.is_empty()) else {
+        return Some(ours);
+    };
+    let native = ours.first().copied();
+    let kept = |a: &Arch| Some(*a) == native || theirs.contains(a);
+    Some(ours.into_iter().filter(kept).collect())
 }
 
 /// A refusal that needs nobody on the host.

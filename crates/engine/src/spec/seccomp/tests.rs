@@ -347,4 +347,10 @@ fn an_image_only_takes_away() {
     };
     assert_eq!(open(&both), open(&ours));
     assert_eq!(both.architectures(), ours.architectures());
+    let few = theirs(
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X32","SCMP_ARCH_ARM"]}"#,
+    );
+    let both = narrow::both(&ours, &few).unwrap();
+    let kept = [Arch::ScmpArchX86_64, Arch::ScmpArchX32];
+    assert_eq!(both.architectures().as_deref(), Some(&kept[..]));
 }
