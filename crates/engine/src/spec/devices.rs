@@ -1,6 +1,8 @@
 //! Device nodes of the host in a container, and what its control group lets it do with them.
 
-use std::{fs, os::unix::fs::FileTypeExt, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs, io::ErrorKind as Gone, os::unix::fs::FileTypeExt, os::unix::fs::MetadataExt, path::Path,
+};
 
 use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
@@ -130,8 +132,8 @@ fn node(meta: &fs::Metadata, path: &str, access: &str) -> Option<DeviceNode> {
 fn walk(dir: &Path, to: &str, access: &str, depth: u32, out: &mut Vec<DeviceNode>) -> Result<()> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        // Devices come and go.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        // Devices come and go, and what cannot be looked at cannot be given either.
+        Err(e) if [Gone::NotFound, Gone::PermissionDenied].contains(&e.kind()) => return Ok(()),
         Err(e) => return Err(Error::host(format!("list {}", dir.display()), e)),
     };
     for entry in entries {
