@@ -178,9 +178,12 @@ pub fn assemble(
     notes.set("ociVersion", Origin::Default, "");
     notes.set("root", Origin::Engine, "");
     notes.given("root.readonly", h.readonly_rootfs, "--read-only");
-    match request.config.hostname.as_str() {
-        "" => notes.set("hostname", Origin::Engine, ""),
-        _ => notes.set("hostname", Origin::User, "--hostname"),
+    // A stored request has the name that `hostname` gave.
+    let asked = request.config.hostname.as_str();
+    let own = asked == host.hostname || place.id.starts_with(asked);
+    match own {
+        true => notes.set("hostname", Origin::Engine, ""),
+        false => notes.set("hostname", Origin::User, "--hostname"),
     }
     notes.set("annotations", Origin::User, "--annotation");
     let root = RootBuilder::default()

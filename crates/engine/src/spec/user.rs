@@ -244,6 +244,8 @@ fn read(rootfs: BorrowedFd<'_>, path: &str) -> Result<String> {
 mod tests {
     use std::{fs, os::fd::AsFd, os::unix::fs::symlink};
 
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     const PASSWD: &str = "# comment\nroot:x:0:0:root:/root:/bin/sh\nme:x:1000:100::/home/me:/bin/sh\n\
@@ -394,6 +396,47 @@ mod tests {
             assert!(e.kind() == Kind::Limit && e.message().contains(part), "{e}");
             let dir = root(PASSWD, &text);
             assert_eq!(in_dir(&dir, "me", &[]).unwrap_err().kind(), Kind::Limit);
+        }
+    }
+
+    /// A word of what such files have, and of what they should not.
+    fn word() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("me".to_owned()),
+            Just("root".to_owned()),
+            "[0-9]{1,11}",
+            "[-+][0-9]{1,3}",
+            "[a-z#,]{0,4}",
+            Just("/home".to_owned()),
+            any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_sound_ids_or_an_error(
+            passwd in vec(vec(word(), 0..8), 0..6),
+            group in vec(vec(word(), 0..5), 0..6),
+            user in vec(word(), 0..3),
+            add in vec(word(), 0..3),
+        ) {
+            let text = |lines: Vec<Vec<String>>| {
+                lines.iter().map(|l| l.join(":") + "\n").collect::<String>()
+            };
+            let (passwd, group, user) = (text(passwd), text(group), user.join(":"));
+            let done = find_user(&passwd, &user).and_then(|f| finish(f, &group, &user, &add));
+            let name = user.split(':').next().unwrap();
+            match done {
+                Ok(found) => {
+                    prop_assert!(found.uid <= MAX_ID && found.additional_gids.iter().all(|g| *g <= MAX_ID));
+                    prop_assert!(found.additional_gids.contains(&found.gid));
+                    prop_assert!(found.home.starts_with('/') && !found.home.contains('\n'));
+                    if all_digits(name) {
+                        prop_assert_eq!(Ok(found.uid), name.parse());
+                    }
+                }
+                Err(e) => prop_assert!(e.hint().is_some() && !e.message().contains('\n')),
+            }
         }
     }
 }
