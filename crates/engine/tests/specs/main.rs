@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proptest::{collection::vec, prelude::*, sample::Index};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use unlade_engine::spec::{
@@ -238,4 +239,107 @@ fn always(name: &str, spec: &Value) {
         .map(|n| &n["type"])
         .collect();
     assert!(types.contains(&&json!("mount")), "{name}");
+}
+
+/// What strangers write where a name, a path or a number should be.
+const HOSTILE: [&str; 24] = [
+    "",
+    "=",
+    "A",
+    "=x",
+    "/",
+    "/..",
+    "../..",
+    "/proc/self/fd/3",
+    "/etc/passwd",
+    "a\nb",
+    "\u{0}",
+    "\u{1b}[31m",
+    "4294967295",
+    "-1",
+    "99999999999999999999",
+    "0:0:0",
+    "ALL",
+    "container:x",
+    "host",
+    "{}",
+    "[]",
+    "SIGRTMIN+99",
+    "\u{202e}x",
+    "{\"defaultAction\":\"SCMP_ACT_ALLOW\"}",
+];
+
+/// Places of all texts of a document, and of keys as well.
+fn places(value: &Value, at: &str, out: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                places(
+                    value,
+                    &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")),
+                    out,
+                );
+            }
+        }
+        Value::Array(list) => {
+            for (n, value) in list.iter().enumerate() {
+                places(value, &format!("{at}/{n}"), out);
+            }
+        }
+        Value::String(_) => out.push(at.to_owned()),
+        _ => {}
+    }
+}
+
+proptest! {
+    /// Requests and images with hostile texts: a spec that keeps what always holds, or an error
+    /// that says what to do and shows nothing that a terminal obeys.
+    #[test]
+    fn hostile_texts(
+        which in any::<Index>(),
+        of_image in vec((0..12_usize, 0..HOSTILE.len()), 0..4),
+        of_request in vec((any::<Index>(), 0..HOSTILE.len()), 0..4),
+    ) {
+        let cases = cases();
+        let hosts = hosts();
+        let mut case = cases.into_iter().nth(which.index(100)).unwrap();
+        for (field, text) in of_image {
+            let text = HOSTILE[text];
+            let key = ["User", "WorkingDir", "StopSignal", "Env", "Cmd", "Entrypoint", "Volumes", "Labels",
+                "ExposedPorts", "Healthcheck", "Labels", "Labels"][field];
+            case.image[key] = match field {
+                0..=2 => json!(text),
+                3..=5 => json!([text, "A=1"]),
+                6 | 8 => json!({ text: {} }),
+                7 => json!({ text: text }),
+                9 => json!({"Test": [text]}),
+                10 => json!({"io.containers.seccomp.profile": text}),
+                _ => json!({"io.containers.capabilities": text}),
+            };
+        }
+        let mut config = serde_json::to_value(&case.config).unwrap();
+        let mut host_config = serde_json::to_value(&case.host_config).unwrap();
+        for (place, text) in of_request {
+            for document in [&mut config, &mut host_config] {
+                let mut all = Vec::new();
+                places(document, "", &mut all);
+                let at = &all[place.index(all.len())];
+                *document.pointer_mut(at).unwrap() = json!(HOSTILE[text]);
+            }
+        }
+        case.config = serde_json::from_value(config).unwrap();
+        case.host_config = serde_json::from_value(host_config).unwrap();
+        match made(&case, &hosts) {
+            Ok(made) => {
+                let spec: Value = serde_json::from_slice(&made.to_json().unwrap()).unwrap();
+                always(&case.name, &spec);
+                made.explain().unwrap();
+                prop_assert!(made.warnings.iter().all(|w| !w.contains(char::is_control)), "{:?}", made.warnings);
+            }
+            Err(e) => {
+                prop_assert!(e.hint().is_some(), "{e:?}");
+                prop_assert!(!e.message().contains(char::is_control), "{e:?}");
+            }
+        }
+    }
 }

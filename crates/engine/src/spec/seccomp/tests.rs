@@ -1,12 +1,15 @@
 use std::collections::BTreeSet;
 
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSyscall};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompOperator as Op, LinuxSyscall,
+};
 
 use super::{
     builtin, from_label, narrow,
     profile::{Facts, Profile},
 };
 use crate::{error::Kind, spec::caps::Names};
+use proptest::{collection::vec, prelude::*};
 
 fn caps(text: &str) -> Names {
     text.split_whitespace()
@@ -353,4 +356,110 @@ fn an_image_only_takes_away() {
     let both = narrow::both(&ours, &few).unwrap();
     let kept = [Arch::ScmpArchX86_64, Arch::ScmpArchX32];
     assert_eq!(both.architectures().as_deref(), Some(&kept[..]));
+}
+
+fn matches(rule: &LinuxSyscall, call: [u64; 3]) -> bool {
+    let args = rule.args().iter().flatten();
+    args.into_iter().all(|a| {
+        let (n, v) = (call[a.index()], a.value());
+        match a.op() {
+            Op::ScmpCmpEq => n == v,
+            Op::ScmpCmpNe => n != v,
+            Op::ScmpCmpLt => n < v,
+            Op::ScmpCmpLe => n <= v,
+            Op::ScmpCmpGe => n >= v,
+            Op::ScmpCmpGt => n > v,
+            Op::ScmpCmpMaskedEq => n & v == a.value_two().unwrap_or(0),
+        }
+    })
+}
+
+/// Whether a call comes through. Where rules for and against match, runtimes are not of one mind:
+/// `doubt` is what is taken then.
+fn lets(filter: &LinuxSeccomp, name: &str, call: [u64; 3], doubt: bool) -> bool {
+    let through = |a: Action| matches!(a, Action::ScmpActAllow | Action::ScmpActLog);
+    let found: Vec<bool> = rules(filter, name)
+        .into_iter()
+        .filter(|r| matches(r, call))
+        .map(|r| through(r.action()))
+        .collect();
+    match (found.contains(&true), found.contains(&false)) {
+        (true, true) => doubt,
+        (false, false) => through(filter.default_action()),
+        (yes, _) => yes,
+    }
+}
+
+fn any_profile() -> impl Strategy<Value = String> {
+    let action = prop_oneof![
+        Just("ALLOW"),
+        Just("ALLOW"),
+        Just("ERRNO"),
+        Just("KILL"),
+        Just("LOG"),
+        Just("TRAP"),
+        Just("NOTIFY"),
+    ];
+    let op = prop_oneof![
+        Just("EQ"),
+        Just("NE"),
+        Just("LT"),
+        Just("LE"),
+        Just("GE"),
+        Just("GT"),
+        Just("MASKED_EQ"),
+    ];
+    let value = prop_oneof![
+        0..4_u64,
+        36..42_u64,
+        Just(0x1000_0000_u64),
+        Just(0x7e02_0000_u64)
+    ];
+    let arg = (0..3_usize, op, value, 0..2_u64).prop_map(|(index, op, value, two)| {
+        let two = if two == 1 { value } else { 0 };
+        format!(r#"{{"index":{index},"op":"SCMP_CMP_{op}","value":{value},"valueTwo":{two}}}"#)
+    });
+    let name = prop_oneof![
+        Just("socket"),
+        Just("clone"),
+        Just("read"),
+        Just("mount"),
+        Just("personality"),
+        Just("unknown"),
+    ];
+    let rule =
+        (vec(name, 1..3), action.clone(), vec(arg, 0..3)).prop_map(|(names, action, args)| {
+            let args = args.join(",");
+            format!(r#"{{"names":{names:?},"action":"SCMP_ACT_{action}","args":[{args}]}}"#)
+        });
+    (action, vec(rule, 0..6)).prop_map(|(action, rules)| {
+        let rules = rules.join(",");
+        format!(r#"{{"defaultAction":"SCMP_ACT_{action}","syscalls":[{rules}]}}"#)
+    })
+}
+
+proptest! {
+    /// Whatever an image's profile is: what comes through with it comes through without it, and
+    /// through the image's own.
+    #[test]
+    fn narrowing_never_lets_more_through(text in any_profile(), other in any_profile(), admin in any::<bool>()) {
+        let ours = own(if admin { "SYS_ADMIN" } else { "" }, "amd64");
+        let theirs = resolve(&text, "", "amd64", (6, 1));
+        let third = resolve(&other, "", "amd64", (6, 1));
+        for (a, b) in [(&ours, &theirs), (&third, &theirs)] {
+            let both = narrow::both(a, b).unwrap();
+            for name in ["socket", "clone", "read", "mount", "personality", "unknown", "write"] {
+                for n in [0, 1, 3, 16, 37, 38, 39, 41, 46, 0x1000_0000, 0x1000_0011, u64::MAX] {
+                    for call in [[n, 0, 0], [0, n, 2], [n, n, n]] {
+                        if lets(&both, name, call, true) {
+                            prop_assert!(
+                                lets(a, name, call, false) && lets(b, name, call, false),
+                                "{name} {call:?} with {text} and {other}: {both:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
