@@ -17,7 +17,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{MemfdFlags, memfd_create},
+    fs::{FlockOperation, MemfdFlags, flock, memfd_create},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde::{Deserialize, Serialize};
@@ -299,6 +299,7 @@ impl Programs {
         // Files, not pipes: aardvark-dns stays and would keep the other ends of those open.
         let (mut out, mut complaints) = (memory(b"")?, memory(b"")?);
         let share = |file: &File| file.try_clone().map(Stdio::from).map_err(failed("start"));
+        let _alone = alone()?;
         let mut child = Command::new(&program)
             .arg("--config")
             .arg(dir)
@@ -331,6 +332,21 @@ impl Programs {
             );
             Error::new(Kind::Host, m).with_hint("unlade knows netavark 1.4 and later")
         })
+    }
+}
+
+/// Held while it runs: it is not made for others of its kind changing the same firewall. Being on
+/// the host's network namespace, the lock is the same for all stores.
+fn alone() -> Result<File> {
+    let path = "/proc/thread-self/ns/net";
+    let failed = |e: std::io::Error| Error::host(format!("lock `{path}`"), e);
+    let file = File::open(path).map_err(failed)?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
     }
 }
 

@@ -598,3 +598,50 @@ fn networks_come_and_go() {
     assert_eq!(nets.remove("mine").unwrap().id, made.id);
     assert_eq!(nets.remove("mine").unwrap_err().kind(), Kind::NotFound);
 }
+
+#[test]
+fn many_at_once() {
+    isolated(|| {
+        let world = World::new(&config::Network::default());
+        let nets = &world.networks;
+        let new = NewNetwork {
+            name: "mine".to_owned(),
+            ..NewNetwork::default()
+        };
+        nets.create(&new).unwrap();
+        let ids: Vec<String> = (0..16).map(|n| format!("{n:064x}")).collect();
+        let each = |f: &(dyn Fn(&str) + Sync)| {
+            thread::scope(|scope| {
+                for id in &ids {
+                    scope.spawn(move || f(id));
+                }
+            });
+        };
+        each(&|id| {
+            let network = if id.ends_with(['0', '1', '2', '3']) {
+                "mine"
+            } else {
+                "bridge"
+            };
+            let name = &id[48..];
+            nets.attach(&who(id, name), &on(network, &["80", "81/udp"]))
+                .unwrap();
+        });
+        for (network, want) in [("mine", 4), ("bridge", 12)] {
+            let members = nets.members(&nets.find(network).unwrap()).unwrap();
+            let all: std::collections::BTreeSet<_> =
+                members.iter().flat_map(|m| &m.addresses).collect();
+            assert_eq!((members.len(), all.len()), (want, want));
+        }
+        // Each is reached by its port.
+        for id in &ids {
+            let state = nets.attached(id).unwrap().unwrap();
+            serve(&world.netns(id), 80, "here");
+            let tcp = state.ports.iter().find(|p| p.protocol == "tcp").unwrap();
+            let at = (IpAddr::from([127, 0, 0, 1]), tcp.host_port);
+            assert_eq!(ask(at).as_deref(), Some("here"), "{id}");
+        }
+        each(&|id| nets.detach(id).unwrap());
+        world.assert_clean();
+    });
+}
