@@ -62,6 +62,26 @@ pub(crate) fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
 }
 
+/// Has a child killed when the thread that starts it ends, as it does when we are killed.
+pub(crate) fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec only two system calls are made, which allocate nothing and
+    // take no locks.
+    unsafe {
+        command.pre_exec(move || {
+            let signal = Some(rustix::process::Signal::KILL);
+            rustix::process::set_parent_process_death_signal(signal)?;
+            // It may be too late already.
+            if rustix::process::getppid() == Some(parent) {
+                Ok(())
+            } else {
+                Err(rustix::io::Errno::SRCH.into())
+            }
+        });
+    }
+}
+
 /// Ends the process at once: no destructors, no hooks.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any status and does not return.

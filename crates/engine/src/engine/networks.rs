@@ -157,3 +157,35 @@ fn leave(request: &mut Request, network: &Network, wanted: &[String]) {
         *mode = other.cloned().unwrap_or_else(|| "none".to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_of_networks() {
+        let mut request = Request::default();
+        let all = |r: &Request| wanted(r, "x").map(|w| w.join(" "));
+        assert_eq!(all(&request).unwrap(), "bridge");
+        let place = EndpointSettings::default();
+        request.networks.insert("mine".to_owned(), place.clone());
+        request.networks.insert("bridge".to_owned(), place);
+        assert_eq!(all(&request).unwrap(), "bridge mine");
+        let network = |name: &str| Network {
+            name: name.to_owned(),
+            ..Network::default()
+        };
+        let now = wanted(&request, "x").unwrap();
+        leave(&mut request, &network("bridge"), &now);
+        assert_eq!(request.host_config.network_mode, "mine");
+        assert_eq!(all(&request).unwrap(), "mine");
+        let now = wanted(&request, "x").unwrap();
+        leave(&mut request, &network("mine"), &now);
+        assert_eq!(request.host_config.network_mode, "none");
+        assert!(all(&request).unwrap().is_empty() && request.networks.is_empty());
+        for mode in ["host", "container:y"] {
+            mode.clone_into(&mut request.host_config.network_mode);
+            assert_eq!(all(&request).unwrap_err().kind(), Kind::Conflict);
+        }
+    }
+}

@@ -317,6 +317,10 @@ impl Networks {
     }
 
     fn bridged(&self, who: &Member<'_>, request: &Request) -> Result<Attached> {
+        if !is_name(who.name) || !is_name(who.id) {
+            let m = format!("`{}` is no name of a container", who.name.escape_debug());
+            return Err(bad(m));
+        }
         self.programs.netavark()?;
         let _lock = self.places.lock(false)?;
         self.predefine()?;
@@ -588,7 +592,17 @@ impl Networks {
 /// The ports that a request wants published through a network.
 fn published(request: &Request, network: &Network) -> Result<Vec<Ask>> {
     let ip = network.option(manage::HOST_IP);
-    ports::asked(request, ip.and_then(|ip| ip.parse().ok()))
+    let asks = ports::asked(request, ip.and_then(|ip| ip.parse().ok()))?;
+    let six = asks.iter().find_map(|a| a.host_ip.filter(IpAddr::is_ipv6));
+    if let Some(ip) = six.filter(|_| !network.ipv6) {
+        let m = format!(
+            "cannot publish ports at {ip}: network {} has no IPv6",
+            network.name
+        );
+        return Err(Error::new(Kind::Unsupported, m)
+            .with_hint("use a network that has it: `unlade network create --ipv6`"));
+    }
+    Ok(asks)
 }
 
 fn settings(netns: &std::path::Path, state: &State, request: &Request) -> NetworkSettings {

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     config,
     error::{Error, Kind, Result},
+    sys,
 };
 
 /// Where distributions have it, besides `PATH`.
@@ -300,7 +301,8 @@ impl Programs {
         let (mut out, mut complaints) = (memory(b"")?, memory(b"")?);
         let share = |file: &File| file.try_clone().map(Stdio::from).map_err(failed("start"));
         let _alone = alone()?;
-        let mut child = Command::new(&program)
+        let mut command = Command::new(&program);
+        command
             .arg("--config")
             .arg(dir)
             .arg("--aardvark-binary")
@@ -313,9 +315,10 @@ impl Programs {
             .process_group(0)
             .stdin(memory(&document(job)?)?)
             .stdout(share(&out)?)
-            .stderr(share(&complaints)?)
-            .spawn()
-            .map_err(failed("start"))?;
+            .stderr(share(&complaints)?);
+        // Whoever finds that we were killed must not find it at work.
+        sys::die_with_parent(&mut command);
+        let mut child = command.spawn().map_err(failed("start"))?;
         let status = wait(&mut child).map_err(failed("wait for"))?;
         let out = text(&mut out)?;
         if !status {

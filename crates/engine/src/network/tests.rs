@@ -201,7 +201,7 @@ fn the_default_bridge_with_ports() {
     isolated(|| {
         let world = World::new(&config::Network::default());
         let nets = &world.networks;
-        let mut request = on("default", &["80", "127.0.0.1:0:81/udp"]);
+        let mut request = on("default", &["80", "127.0.0.1:0:81/udp", "127.0.0.1::80"]);
         nets.check(&mut request).unwrap();
         let a = nets.attach(&who(A, "web"), &request).unwrap();
         let shown = &a.settings;
@@ -242,6 +242,10 @@ fn the_default_bridge_with_ports() {
         assert_eq!(e.message(), want);
         assert_eq!(e.hint(), Some("container aaaaaaaaaaaa has it"));
         assert!(!world.netns(B).exists());
+        let e = nets
+            .attach(&who(B, "other"), &on("bridge", &["[::1]::80"]))
+            .unwrap_err();
+        assert_eq!(e.kind(), Kind::Unsupported);
 
         // Neighbours reach each other.
         let b = nets.attach(&who(B, "other"), &on("bridge", &[])).unwrap();
@@ -643,5 +647,90 @@ fn many_at_once() {
         }
         each(&|id| nets.detach(id).unwrap());
         world.assert_clean();
+    });
+}
+
+/// What [`a_killed_command_is_undone`] starts and kills; by itself it does nothing.
+#[test]
+fn attached_and_killed() {
+    let Ok(dir) = std::env::var("UNLADE_TEST_ATTACH") else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let store = Store::open(&StoreOptions::new(dir.join("root"), "copy")).unwrap();
+    let config = config::Network {
+        netavark: Some(dir.join("netavark")),
+        ..config::Network::default()
+    };
+    let networks = Networks::new(&store, &dir.join("run"), &config);
+    let done = networks.attach(&who(A, "a"), &on("mine", &["80"]));
+    panic!("it was not killed: {done:?}");
+}
+
+#[test]
+fn a_killed_command_is_undone() {
+    isolated(|| {
+        let world = World::new(&config::Network::default());
+        let nets = &world.networks;
+        let new = NewNetwork {
+            name: "mine".to_owned(),
+            ..NewNetwork::default()
+        };
+        nets.create(&new).unwrap();
+        let programs = netavark::Programs::new(&config::Network::default());
+        let real = programs.netavark().unwrap();
+        let (script, mark) = (
+            world.dir.path().join("netavark"),
+            world.dir.path().join("mark"),
+        );
+        let slow = format!(
+            "echo $$ > {0}.new; mv {0}.new {0}; sleep 100",
+            mark.display()
+        );
+        // Before netavark has done anything, and after all that it does.
+        for before in [true, false] {
+            let all = format!("{} \"$@\" > /dev/null", real.display());
+            let text = if before {
+                format!("{slow}; {all}")
+            } else {
+                format!("{all}; {slow}")
+            };
+            fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            fs::set_permissions(&script, mode).unwrap();
+            let mut command = Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "network::tests::attached_and_killed",
+                    "--nocapture",
+                ])
+                .env("UNLADE_TEST_ATTACH", world.dir.path())
+                .spawn()
+                .unwrap();
+            while !mark.exists() {
+                assert!(command.try_wait().unwrap().is_none(), "it has ended");
+                thread::sleep(Duration::from_millis(10));
+            }
+            let pid = fs::read_to_string(&mark).unwrap();
+            fs::remove_file(&mark).unwrap();
+            assert!(world.netns(A).exists());
+            // It is at work, and so nobody sweeps.
+            assert!(nets.sweep(&|_| Ok(false)).unwrap().detached.is_empty());
+            command.kill().unwrap();
+            command.wait().unwrap();
+            let path = format!("/proc/{}/status", pid.trim());
+            let gone = (0..200).any(|_| {
+                thread::sleep(Duration::from_millis(10));
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                text.is_empty() || text.contains("State:\tZ")
+            });
+            assert!(gone, "netavark goes on");
+            assert_eq!(nets.sweep(&|_| Ok(false)).unwrap().detached, [A]);
+            world.assert_clean();
+            let left = fs::read_dir(world.dir.path().join("run/netavark/aardvark-dns"));
+            let left = left.map(|d| d.flatten().map(|e| e.file_name()).collect::<Vec<_>>());
+            assert!(left.as_ref().is_ok_and(|l| l.is_empty()), "{left:?}");
+        }
+        nets.remove("mine").unwrap();
     });
 }
