@@ -55,6 +55,16 @@ pub fn check(request: &Request, host: &HostFacts) -> Result<Vec<String>> {
     for path in c.volumes.keys() {
         no_controls("a volume", path)?;
     }
+    for path in h.masked_paths.iter().chain(&h.readonly_paths).flatten() {
+        no_controls("a masked or read-only path", path)?;
+        if !path.starts_with('/') {
+            let m = format!(
+                "the masked or read-only path `{}` is not absolute",
+                show(path)
+            );
+            return bad(m, "begin it with a slash");
+        }
+    }
     let size = |w: &[String]| w.iter().map(|w| w.len() + 9).sum::<usize>();
     let all = size(&c.env)
         + size(c.cmd.as_deref().unwrap_or_default())
@@ -371,6 +381,14 @@ mod tests {
                     ..h()
                 },
                 "OOM score",
+            ),
+            (
+                c(),
+                HostConfig {
+                    masked_paths: Some(vec![s("proc")]),
+                    ..h()
+                },
+                "not absolute",
             ),
             (
                 c(),

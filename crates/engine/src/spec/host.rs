@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::Read,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,8 @@ pub struct HostFacts {
     pub oom_score_adj: i32,
 }
 
+/// Where control groups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// Longest file of `/proc` or `/sys` that is read here.
 const MAX_FILE: u64 = 64 << 10;
 
@@ -66,19 +68,21 @@ impl HostFacts {
     pub fn gather() -> Self {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
-        let (cgroup_v2, controllers) = cgroups();
+        let in_user_namespace = in_user_namespace(&text("/proc/self/uid_map").unwrap_or_default());
+        let rootless = in_user_namespace || !rustix::process::geteuid().is_root();
+        let (cgroup_v2, controllers) = cgroups(rootless);
         let status = text("/proc/self/status").unwrap_or_default();
         let bounding = bounding(&status);
         let own_caps = mask(&status, "CapEff:").unwrap_or(0);
         const SYS_RESOURCE: u64 = 1 << 24;
         let there = |path: &str| Path::new(path).exists();
         let swap_limit = if cgroup_v2 {
-            there("/proc/swaps") && own_group("memory.swap.max")
+            groups_have("memory.swap.max")
         } else {
             there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
         };
         let blkio_weight = if cgroup_v2 {
-            controllers.contains("io") && own_group("io.bfq.weight")
+            controllers.contains("io") && groups_have("io.bfq.weight")
         } else {
             there("/sys/fs/cgroup/blkio/blkio.weight")
                 || there("/sys/fs/cgroup/blkio/blkio.bfq.weight")
@@ -96,7 +100,7 @@ impl HostFacts {
             bounding,
             time_namespace: there("/proc/self/ns/time"),
             cgroup_namespace: there("/proc/self/ns/cgroup"),
-            in_user_namespace: in_user_namespace(&text("/proc/self/uid_map").unwrap_or_default()),
+            in_user_namespace,
             apparmor,
             apparmor_profile: apparmor.then(apparmor_profile).flatten(),
             selinux,
@@ -142,9 +146,15 @@ fn arch(machine: &str) -> &str {
     }
 }
 
-/// Whether control groups are of version 2 alone, and which controllers there are.
-fn cgroups() -> (bool, BTreeSet<String>) {
-    if let Some(list) = line("/sys/fs/cgroup/cgroup.controllers") {
+/// Whether control groups are of version 2 alone, and which controllers there are. Without being
+/// root on the host, those that the own group was given.
+fn cgroups(rootless: bool) -> (bool, BTreeSet<String>) {
+    let base = Path::new(CGROUPS);
+    let top = base.join("cgroup.controllers");
+    if top.exists() {
+        let own = own_group().filter(|_| rootless);
+        let file = own.map_or(top, |own| own.join("cgroup.controllers"));
+        let list = file.to_str().and_then(line).unwrap_or_default();
         return (true, list.split_whitespace().map(str::to_owned).collect());
     }
     let table = text("/proc/cgroups").unwrap_or_default();
@@ -164,24 +174,25 @@ fn controllers_v1(table: &str) -> BTreeSet<String> {
     enabled.collect()
 }
 
-/// Whether the control group that this process is in has a file, with cgroup v2. The topmost one
-/// has none of them.
-fn own_group(file: &str) -> bool {
-    let own = text("/proc/self/cgroup").unwrap_or_default();
-    let Some(path) = own.lines().find_map(|l| l.strip_prefix("0::")) else {
-        return false;
-    };
-    let base = Path::new("/sys/fs/cgroup");
-    if path != "/" {
-        return base.join(path.trim_start_matches('/')).join(file).exists();
+/// The control group that this process is in, with cgroup v2.
+fn own_group() -> Option<PathBuf> {
+    let own = text("/proc/self/cgroup")?;
+    let path = own.lines().find_map(|l| l.strip_prefix("0::/"))?;
+    Some(Path::new(CGROUPS).join(path))
+}
+
+/// Whether control groups have a file, with cgroup v2. The topmost one has none of them: then one
+/// below it is looked at.
+fn groups_have(file: &str) -> bool {
+    let Some(own) = own_group() else { return false };
+    if own.join(file).exists() {
+        return true;
     }
-    let Ok(entries) = fs::read_dir(base) else {
-        return false;
-    };
-    let below = entries
-        .flatten()
-        .find(|e| e.path().join("cgroup.procs").exists());
-    below.is_some_and(|e| e.path().join(file).exists())
+    let below = fs::read_dir(CGROUPS).ok().and_then(|entries| {
+        let mut entries = entries.flatten().map(|e| e.path());
+        entries.find(|p| p.join("cgroup.procs").exists())
+    });
+    below.is_some_and(|p| p.join(file).exists())
 }
 
 fn mask(status: &str, field: &str) -> Option<u64> {
