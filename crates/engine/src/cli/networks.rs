@@ -33,7 +33,7 @@ pub(super) enum NetworkCommand {
     /// List networks.
     #[command(visible_alias = "list")]
     Ls(LsArgs),
-    /// Remove the networks that no running container is in.
+    /// Remove the networks that no container uses.
     Prune(PruneArgs),
     /// Remove networks.
     #[command(visible_alias = "remove")]
@@ -441,10 +441,9 @@ fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
     }
     let filters = Filters::parse(&args.filter, &["label", "label!", "until"])?;
     let until = filters.until(Timestamp::now(), &TimeZone::system())?;
-    let networks = globals.engine(cancel)?.networks();
-    let removed = networks.prune(&|network| {
+    let removed = globals.engine(cancel)?.prune_networks(&|network| {
         let created = network.created.parse::<Timestamp>().unwrap_or_default();
-        Ok(until.is_none_or(|u| created < u) && filters.labels(&network.labels))
+        until.is_none_or(|u| created < u) && filters.labels(&network.labels)
     })?;
     if removed.is_empty() {
         return Ok(());

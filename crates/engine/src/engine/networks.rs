@@ -19,6 +19,23 @@ impl Engine {
         Volumes::new(&self.store, &self.config.run_root)
     }
 
+    /// Removes the networks that `chosen` is true for and that no container is in or, once it is
+    /// started, will be; their names.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub fn prune_networks(&self, chosen: &dyn Fn(&Network) -> bool) -> Result<Vec<String>> {
+        let mut asked = std::collections::HashSet::new();
+        for row in self.store.containers()? {
+            // One that cannot be read cannot be started either.
+            if let Ok(request) = serde_json::from_str::<Request>(&row.request) {
+                asked.extend(wanted(&request, &row.name).unwrap_or_default());
+            }
+        }
+        self.networks()
+            .prune(&|network| Ok(chosen(network) && !asked.contains(&network.name)))
+    }
+
     /// Gets a container into a further network: at once if it runs, and whenever it is started.
     ///
     /// # Errors

@@ -128,6 +128,8 @@ impl Planned {
     /// How `inspect` shows it.
     pub fn point(&self, volumes: &Volumes) -> Point {
         let volume = self.what == What::Volume;
+        // Docker: an option of `-v` that volumes with names get unless they have another.
+        let named = volume && self.source.len() != 64;
         let propagation = match (&*self.propagation, self.what) {
             ("", What::Bind) => "rprivate",
             (given, _) => given,
@@ -151,7 +153,7 @@ impl Planned {
             },
             destination: self.target.clone(),
             driver: if volume { "local" } else { "" }.to_owned(),
-            mode: if volume && self.mode.is_empty() {
+            mode: if named && self.mode.is_empty() {
                 "z".to_owned()
             } else {
                 self.mode.clone()

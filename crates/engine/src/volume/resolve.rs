@@ -165,7 +165,7 @@ fn options(planned: &Planned, facts: &RuntimeFacts) -> Result<Vec<String>> {
         "rw"
     } else if planned.non_recursive || planned.read_only_non_recursive {
         "ro"
-    } else if facts.recursive_read_only {
+    } else if facts.recursive_read_only && kernel() >= (5, 12) {
         "rro"
     } else if planned.read_only_force_recursive {
         let m = "the runtime cannot make mounts read-only recursively";
@@ -175,6 +175,16 @@ fn options(planned: &Planned, facts: &RuntimeFacts) -> Result<Vec<String>> {
         "ro"
     };
     Ok([bind, propagation, access].map(str::to_owned).to_vec())
+}
+
+/// Major and minor version of the kernel.
+fn kernel() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn mount(kind: &str, source: &Path, target: &str, options: Vec<String>) -> Result<Mount> {
