@@ -47,6 +47,6 @@ pub use pipeline::{Expect, Layer, Progress, Turn, Unpacker};
 pub use report::{Counts, LayerReport, Notes, Skipped, Stage};
 pub use root::LowerLayers;
 pub use sink::{
-    Applied, DirOptions, DirSink, IdMap, IdRange, Node, NodeKind, NullSink, Owners, Sink, TreeSink,
-    Want, Whiteouts,
+    Applied, DirOptions, DirSink, IdMap, IdRange, Node, NodeKind, NullSink, Owners, Passed, Sink,
+    TreeSink, Want, Whiteouts,
 };

@@ -73,6 +73,8 @@ pub(crate) trait Walk {
     fn settle(&mut self, root: &mut Root, dir: &Arc<Dir>, name: &[u8]) -> Result<()>;
     /// `name` in `dir` is not a directory and is in the way of one.
     fn clear(&mut self, root: &mut Root, dir: &Arc<Dir>, name: &[u8]) -> Result<()>;
+    /// What is looked for is found through the symlink with this real path.
+    fn through(&mut self, real: &[u8]);
     /// `dir` was created in `parent` though the layer has no entry for it. `below` has what a
     /// lower layer's directory of that name has, if there is one.
     fn implied(
@@ -285,6 +287,7 @@ impl Root {
             match self.child(&dir, &name, walk)? {
                 Child::Dir(child) => dir = child,
                 Child::Symlink(target) => {
+                    walk.through(&join(&dir.path, &name));
                     links += 1;
                     if links > MOST_LINKS {
                         // Nothing can be there.

@@ -2,6 +2,7 @@
 
 mod copy_up;
 mod dir;
+mod passed;
 mod remove;
 mod tree;
 mod whiteout;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 pub use self::{
     dir::{DirOptions, DirSink, IdMap, IdRange, Owners, Whiteouts},
+    passed::Passed,
     tree::{Node, NodeKind, TreeSink},
 };
 use crate::{

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Applied, Sink, Want, check, count};
+use super::{Applied, Passed, Sink, Want, check, count};
 use crate::{
     digest::{Algorithm, Digest, Hasher},
     entry::{Entry, EntryKind, Meta, Role, split},
@@ -71,6 +71,7 @@ pub struct TreeSink {
     /// Of the layer: paths with an entry, and directories implied.
     listed: BTreeSet<Box<[u8]>>,
     implied: BTreeSet<Box<[u8]>>,
+    passed: Passed,
     current: Option<(Entry, Box<[u8]>, Hasher, u64)>,
     counts: Counts,
 }
@@ -141,6 +142,9 @@ impl TreeSink {
             match self.paths.get(&next).map(|n| &n.kind) {
                 Some(NodeKind::Dir) => real = next,
                 Some(NodeKind::Symlink { target }) => {
+                    if !self.listed.contains(&next) {
+                        self.passed.note(&next);
+                    }
                     links += 1;
                     if links > 40 {
                         if !create {
@@ -217,6 +221,7 @@ impl TreeSink {
             return Ok(());
         };
         let path = crate::root::join(&dir, name);
+        self.passed.check_whiteout(&path)?;
         if self.implied.contains(&path) && self.is_dir(&path) {
             let fresh = self.fresh_dir();
             self.paths.insert(path.clone(), fresh);
@@ -251,6 +256,7 @@ impl TreeSink {
             Role::Whiteout { name } => return self.whiteout(above, name).map(|()| Want::Skip),
             Role::Opaque => {
                 if let Some(dir) = self.resolve(above, false)? {
+                    self.passed.check_opaque(&dir)?;
                     self.hide(&dir);
                 }
                 return Ok(Want::Skip);
@@ -332,6 +338,7 @@ impl Sink for TreeSink {
     fn begin(&mut self) -> Result<()> {
         self.listed.clear();
         self.implied.clear();
+        self.passed.clear();
         self.counts = Counts::default();
         Ok(())
     }

@@ -30,6 +30,7 @@ impl DirSink {
         };
         work.settle(root, &dir, name)?;
         let real = join(&dir.path, name);
+        work.passed.check_whiteout(&real)?;
         if work.overlay() {
             let own = root.open_child(&dir, name)?;
             if work.seen.get(&real).is_some() {
@@ -73,6 +74,7 @@ impl DirSink {
         let Some(dir) = root.resolve(dir, Missing::Stop, work)? else {
             return Ok(());
         };
+        work.passed.check_opaque(&dir.path)?;
         if !work.overlay() {
             return purge_below(root, work, &dir, false);
         }

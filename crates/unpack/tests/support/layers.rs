@@ -247,6 +247,15 @@ impl Rig {
     }
 
     /// Applies the layers every way, and says what differs.
+    /// Why all of them refuse these layers; `None` if they take them.
+    #[allow(dead_code, reason = "not every test asks")]
+    pub(crate) fn refusal(&self, layers: &[Vec<Op>]) -> Option<String> {
+        self.compare(layers).unwrap();
+        let tars: Vec<Vec<u8>> = layers.iter().map(|ops| layer(ops)).collect();
+        let done = apply(&tars, &mut TreeSink::new(), &self.model);
+        done.err().map(|e| e.to_string())
+    }
+
     pub(crate) fn compare(&self, layers: &[Vec<Op>]) -> Result<(), String> {
         let tars: Vec<Vec<u8>> = layers.iter().map(|ops| layer(ops)).collect();
         let mut model = TreeSink::new();

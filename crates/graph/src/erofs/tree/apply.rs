@@ -30,6 +30,9 @@ impl Tree {
         }
         self.layer += 1;
         self.noted = None;
+        // Found anew, so that what it is found through counts for this layer.
+        self.recent = None;
+        self.passed.clear();
         Ok(())
     }
 
@@ -57,6 +60,9 @@ impl Tree {
             Role::Whiteout { name } => return self.whiteout(above, name),
             Role::Opaque => {
                 if let Some(dir) = self.resolve(above, false)? {
+                    if !self.passed.is_empty() {
+                        self.passed.check_opaque(&self.real_path(dir))?;
+                    }
                     self.hide(dir)?;
                 }
                 return Ok(());
@@ -225,6 +231,11 @@ impl Tree {
                 }
                 let node = &self.inodes[inode as usize];
                 if u32::from(node.mode) & S_IFMT == S_IFLNK {
+                    let (at, size) = (node.at, node.size);
+                    if !self.listed(id) {
+                        let real = self.path_of(id);
+                        self.passed.note(&real);
+                    }
                     links += 1;
                     if links > LINKS_MOST {
                         if !create {
@@ -232,8 +243,8 @@ impl Tree {
                         }
                         return Err(bad("too many symlinks on the way to it"));
                     }
-                    let at = super::index(node.at);
-                    let target = &self.text[at..at + super::index(node.size)];
+                    let at = super::index(at);
+                    let target = &self.text[at..at + super::index(size)];
                     if target.starts_with(b"/") {
                         dir = 0;
                     }
@@ -265,6 +276,14 @@ impl Tree {
         let Some(dir) = self.resolve(dir, false)? else {
             return Ok(());
         };
+        if !self.passed.is_empty() {
+            let mut real = self.real_path(dir);
+            if !real.is_empty() {
+                real.push(b'/');
+            }
+            real.extend_from_slice(name);
+            self.passed.check_whiteout(&real)?;
+        }
         let Some(id) = self.look_up(dir, name) else {
             return Ok(());
         };

@@ -10,7 +10,7 @@ mod names;
 use std::collections::{BTreeSet, HashMap};
 
 use unlade_unpack::{
-    Error, Kind, Result,
+    Error, Kind, Passed, Result,
     entry::{Time, Xattrs},
 };
 
@@ -45,6 +45,8 @@ pub struct Tree {
     /// The last directory that is known to be marked, with all above it, as in use by the layer.
     noted: Option<u32>,
     xattr_bytes: usize,
+    /// Lower symlinks that the layer's entries went through.
+    passed: Passed,
 }
 
 /// A name in a directory.
@@ -200,6 +202,7 @@ impl Tree {
             recent: None,
             noted: None,
             xattr_bytes: 0,
+            passed: Passed::default(),
         };
         this.inodes.push(Inode::fresh_dir());
         this
@@ -335,6 +338,27 @@ impl Tree {
     fn above(&self, dir: u32) -> u32 {
         let own = self.inodes[dir as usize].source;
         self.entries.get(own as usize).map_or(dir, |e| e.dir)
+    }
+
+    /// The path of a directory.
+    fn real_path(&self, dir: u32) -> Vec<u8> {
+        match self.inodes[dir as usize].source {
+            NONE => Vec::new(),
+            own => self.path_of(own),
+        }
+    }
+
+    /// The path of an entry.
+    fn path_of(&self, entry: u32) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut next = self.entries.get(entry as usize);
+        while let Some(entry) = next {
+            names.push(self.name(entry));
+            let above = self.inodes[entry.dir as usize].source;
+            next = self.entries.get(above as usize);
+        }
+        names.reverse();
+        names.join(&b'/')
     }
 
     fn look_up(&self, dir: u32, name: &[u8]) -> Option<u32> {

@@ -10,7 +10,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    super::remove,
+    super::{Passed, remove},
     options::{DirOptions, opaque_xattr},
 };
 use crate::{
@@ -46,6 +46,7 @@ pub(in crate::sink) struct Builder {
     pub(super) jobs_from: u64,
     pub(super) unsettled: Unsettled,
     pub(in crate::sink) seen: Seen,
+    pub(in crate::sink) passed: Passed,
     pub(in crate::sink) fixups: Fixups,
     /// The tree had something in it, or lies over something, before this layer.
     pub(in crate::sink) over: bool,
@@ -132,7 +133,7 @@ impl Builder {
     /// Keeps what is remembered of this layer within its share of the budget, and what is open
     /// within the limit of the process.
     pub(super) fn bound_use(&mut self, root: &mut Root) -> Result<()> {
-        if self.seen.bytes() > self.memory {
+        if self.seen.bytes() + self.passed.bytes() > self.memory {
             let message = "the layer has too many entries to remember in the memory budget";
             return Err(Error::new(Kind::Limit, message).with_hint("raise the budget (--memory)"));
         }
@@ -228,6 +229,12 @@ impl Walk for Builder {
             self.remove_dir(root, dir, name)?;
         }
         Ok(())
+    }
+
+    fn through(&mut self, real: &[u8]) {
+        if self.over && self.seen.get(real) != Some(true) {
+            self.passed.note(real);
+        }
     }
 
     fn implied(

@@ -16,7 +16,7 @@ pub(super) use builder::Builder;
 use options::opaque_xattr;
 pub use options::{DirOptions, IdMap, IdRange, Owners, Whiteouts};
 
-use super::{Applied, Sink, Want, check, copy_up, count, count_kind};
+use super::{Applied, Passed, Sink, Want, check, copy_up, count, count_kind};
 use crate::{
     cancel::Cancel,
     entry::{Entry, EntryKind, Meta, Role, split},
@@ -93,6 +93,7 @@ impl DirSink {
             jobs_from: 0,
             unsettled: Unsettled::default(),
             seen: Seen::default(),
+            passed: Passed::default(),
             fixups: Fixups::default(),
             root_opaque: false,
             lists_root: false,
@@ -367,6 +368,7 @@ impl Sink for DirSink {
         work.last_touched = u64::MAX;
         work.root_opaque = false;
         work.seen.clear();
+        work.passed.clear();
         self.layers += 1;
         let top = root.top().clone();
         work.lists_root = false;
