@@ -76,6 +76,7 @@ impl Engine {
             String::new()
         };
         let owner = owner(&snapshot, &at);
+        let _until_mounted = self.store.mounting()?;
         self.store.pin(&owner, &image.id)?;
         let mounted = (|| {
             let fd = match SnapshotId::parse(&snapshot) {
@@ -132,8 +133,12 @@ impl Engine {
             .collect())
     }
 
-    /// Drops the pins of mounts that are gone, after a reboot or a plain `umount`.
+    /// Drops the pins of mounts that are gone, after a reboot or a plain `umount`. Not while
+    /// something is being mounted: its pin comes first.
     pub(super) fn forget_stale_mounts(&self) -> Result<()> {
+        let Some(_nobody_mounts) = self.store.not_mounting()? else {
+            return Ok(());
+        };
         for (owner, _) in self.store.pins()? {
             if let Some((snapshot, at)) = parse(&owner)
                 && !is_mounted(at)?

@@ -80,11 +80,13 @@ impl Pull<'_> {
         }
     }
 
-    /// Publishes the blob of a layer that is here, if all of it has come already: the process that
-    /// made the layer was killed before it got to that.
+    /// Protects the blob of a layer that is here. Publishes it, if all of it has come but for that:
+    /// the process that made the layer was killed before it got there.
     fn finish_blob(&self, n: usize) -> Result<()> {
         let (store, blob) = (self.parts.store, &self.blobs[n]);
-        if store.blob(&blob.digest)?.is_some() || !store.is_fetched(&blob.digest, blob.size) {
+        if store.hold(self.lease, &blob.digest, blob.size)?
+            || !store.is_fetched(&blob.digest, blob.size)
+        {
             return Ok(());
         }
         match store.ingest(self.lease, &blob.digest, blob.size, self.cancel)? {

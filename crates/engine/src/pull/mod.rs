@@ -331,13 +331,15 @@ impl Pull<'_> {
     fn config(&self, descriptor: &Descriptor, want: &Platform, asked: bool) -> Result<FullConfig> {
         let digest = descriptor.digest;
         let what = |e: Error| e.context(format!("config {digest}"));
-        let bytes = match self.parts.store.blob(&digest)? {
-            Some(_) => self.parts.store.document(&digest, MAX_BYTES)?.into(),
-            None => {
+        // Held first: an image that has it may be removed at any time.
+        let here = self.parts.store;
+        let bytes = match here.hold(self.lease, &digest, descriptor.size)? {
+            true => here.document(&digest, MAX_BYTES)?.into(),
+            false => {
                 let (remote, reference) = self.remote(&digest)?;
                 let document = remote.client.document(reference, descriptor, MAX_BYTES);
                 let bytes = self.wait(document).map_err(what)?;
-                self.parts.store.put_blob(self.lease, &digest, &bytes)?;
+                here.put_blob(self.lease, &digest, &bytes)?;
                 bytes
             }
         };

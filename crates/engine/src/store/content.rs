@@ -155,7 +155,15 @@ impl Store {
         done
     }
 
-    /// Protects a blob that is there; whether it is.
+    /// Protects a blob of `size` bytes that is there; whether it is.
+    ///
+    /// # Errors
+    /// If the database cannot be written, or a flush has failed since the lease began.
+    pub fn hold(&self, lease: &Lease, digest: &Digest, size: u64) -> Result<bool> {
+        self.hold_blob(lease.id, digest, size)
+    }
+
+    /// As [`Store::hold`].
     pub(super) fn hold_blob(&self, lease: LeaseId, digest: &Digest, size: u64) -> Result<bool> {
         let path = self.0.home.blob(digest);
         // Without a lock first: most are not there, and whoever waits asks often.

@@ -23,6 +23,7 @@ const KNOWN: &[&str] = &[
     "lock",
     "lock.flush",
     "lock.flush-next",
+    "lock.mounts",
     "blobs",
     "graph",
     "volumes",
@@ -102,14 +103,28 @@ impl Home {
 
     /// The place of the one that waits for its turn to flush; none if it is taken.
     pub(super) fn flush_turn(&self) -> Result<Option<Lock>> {
-        let path = self.root.join("lock.flush-next");
-        let turn = (|| {
+        self.try_flock("lock.flush-next")
+    }
+
+    /// Takes the lock that is held while something is about to be mounted that is pinned already.
+    pub(super) fn mounting(&self) -> Result<Lock> {
+        self.flock("lock.mounts", false)
+    }
+
+    /// Keeps others from beginning to mount; none if somebody is about to.
+    pub(super) fn not_mounting(&self) -> Result<Option<Lock>> {
+        self.try_flock("lock.mounts")
+    }
+
+    fn try_flock(&self, name: &str) -> Result<Option<Lock>> {
+        let path = self.root.join(name);
+        let lock = (|| {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false);
             let file = file.mode(0o600).open(&path)?;
             io::Result::Ok(try_lock(&file)?.then_some(Lock(file)))
         })();
-        turn.map_err(host("lock", &path))
+        lock.map_err(host("lock", &path))
     }
 
     fn flock(&self, name: &str, exclusive: bool) -> Result<Lock> {

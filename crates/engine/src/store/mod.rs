@@ -6,6 +6,7 @@
 //!   lock                      flock: shared while an object is published, exclusive to sweep
 //!   lock.flush                flock: one flush at a time
 //!   lock.flush-next           flock: one waits in the background for the next
+//!   lock.mounts               flock: shared while what is pinned for a mount is not mounted yet
 //!   reserve                   space for getting out of a full disk
 //!   oci-layout                blobs/ is that of an OCI image layout
 //!   blobs/<algorithm>/<hex>   verified blobs, never written to again
@@ -133,7 +134,28 @@ struct Inner {
 #[derive(Debug)]
 pub struct CommitGuard(#[allow(dead_code, reason = "unlocks when dropped")] home::Lock);
 
+/// Held from before an image is pinned for a mount until it is mounted; or while nobody does that.
+#[derive(Debug)]
+pub struct MountGuard(#[allow(dead_code, reason = "unlocks when dropped")] home::Lock);
+
 impl Store {
+    /// To be held from before [`Store::pin`] until what it is for is mounted: until then the pin
+    /// looks like one whose mount is gone.
+    ///
+    /// # Errors
+    /// If the lock cannot be had.
+    pub fn mounting(&self) -> Result<MountGuard> {
+        self.0.home.mounting().map(MountGuard)
+    }
+
+    /// To be held while pins of mounts that are gone are looked for; none while somebody mounts.
+    ///
+    /// # Errors
+    /// If the lock cannot be looked at.
+    pub fn not_mounting(&self) -> Result<Option<MountGuard>> {
+        Ok(self.0.home.not_mounting()?.map(MountGuard))
+    }
+
     /// Opens the store, makes it if its directory is empty, and brings an older one up to date.
     /// [`Store::recover`] belongs right after it.
     ///
