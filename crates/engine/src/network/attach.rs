@@ -20,6 +20,9 @@ use crate::{
     store::{NetFail, NetTx},
 };
 
+/// How the default route of the first network ranks, as netavark has it.
+const METRIC: u32 = 100;
+
 /// What `NetworkMode` means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mode {
@@ -153,7 +156,7 @@ fn place(
     who: &Member<'_>,
     network: &Network,
     asked: &EndpointSettings,
-    interface: usize,
+    (interface, metric): (usize, u32),
     id: &str,
 ) -> Result<Endpoint, NetFail> {
     let taken = tx.addresses(&network.id)?;
@@ -167,6 +170,7 @@ fn place(
         container: who.id.to_owned(),
         name: who.name.to_owned(),
         interface: format!("eth{interface}"),
+        metric,
         mac,
         addresses,
         names: names(who, asked),
@@ -366,7 +370,8 @@ impl Networks {
             let all = asked(tx, request)?;
             for (at, (network, settings)) in all.iter().enumerate() {
                 let id = ids.get(at).map(String::as_str).unwrap_or_default();
-                let endpoint = place(tx, who, network, settings, at, id)?;
+                let metric = METRIC + u32::try_from(at).unwrap_or(u32::MAX - METRIC);
+                let endpoint = place(tx, who, network, settings, (at, metric), id)?;
                 state.joined.push(Joined {
                     network: network.clone(),
                     endpoint,
@@ -503,6 +508,8 @@ impl Networks {
             state.joined.iter().any(|j| j.endpoint.interface == name)
         };
         let interface = (0..).find(|n| !used(*n)).unwrap_or_default();
+        let last = state.joined.iter().map(|j| j.endpoint.metric).max();
+        let metric = last.map_or(METRIC, |m| m.saturating_add(1));
         let id = new_id()?;
         let joined = self.store.networks(false, |tx| {
             let network = manage::find(tx, network)?;
@@ -518,7 +525,7 @@ impl Networks {
                 return Err(Error::new(Kind::Conflict, m).into());
             }
             check_place(&network, how)?;
-            let endpoint = place(tx, who, &network, how, interface, &id)?;
+            let endpoint = place(tx, who, &network, how, (interface, metric), &id)?;
             Ok(Joined {
                 network,
                 endpoint,

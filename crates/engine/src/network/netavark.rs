@@ -82,7 +82,7 @@ struct Info<'a> {
     ipv6_enabled: bool,
     internal: bool,
     dns_enabled: bool,
-    options: BTreeMap<&'a str, &'a str>,
+    options: BTreeMap<&'a str, String>,
     ipam_options: BTreeMap<&'a str, &'a str>,
 }
 
@@ -180,11 +180,13 @@ fn document(job: &Job<'_>) -> Result<Vec<u8>> {
         );
         let mut settings = BTreeMap::new();
         if let Some(mtu) = network.option(super::manage::MTU) {
-            settings.insert("mtu", mtu);
+            settings.insert("mtu", mtu.to_owned());
         }
         // As with docker, containers of one network do not reach those of another.
         let isolate = network.option(super::manage::ISOLATE).unwrap_or("true");
-        settings.insert("isolate", isolate);
+        settings.insert("isolate", isolate.to_owned());
+        // The default route of the network that came first is the one that is used.
+        settings.insert("metric", endpoint.metric.to_string());
         options.network_info.insert(
             key(network),
             Info {

@@ -123,6 +123,8 @@ pub struct Endpoint {
     pub name: String,
     /// Name of the interface in the container.
     pub interface: String,
+    /// How its default route ranks, the lowest being used.
+    pub metric: u32,
     /// Its hardware address.
     pub mac: String,
     /// Its addresses, at most one of each family.

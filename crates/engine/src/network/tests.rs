@@ -324,6 +324,11 @@ fn names_resolve_and_networks_are_apart() {
             inside(&world.netns(B), || ask((address, 80))).as_deref(),
             Some("db")
         );
+        // What was there first stays the way out.
+        let routes = inside(&world.netns(B), || {
+            run("ip", &["route", "get", "192.0.2.1"])
+        });
+        assert!(routes.contains("dev eth0"), "{routes}");
         let e = nets
             .connect(&who(B, "web"), "one", &EndpointSettings::default())
             .unwrap_err();
