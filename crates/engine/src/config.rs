@@ -38,6 +38,10 @@ pub struct Config {
     pub flush: Flush,
     /// Layers that are fetched at once. Default 6.
     pub max_concurrent_downloads: usize,
+    /// Name or path of the OCI runtime. Default: `runc`, or else `crun`.
+    pub runtime: Option<String>,
+    /// The shim's program. Default: `unlade-shim` beside this one, or else in `PATH`.
+    pub shim: Option<PathBuf>,
     /// How registries are reached.
     pub registry: Registry,
     /// How containers get a network.
@@ -119,6 +123,8 @@ struct Raw {
     durability: Durability,
     flush: Flush,
     max_concurrent_downloads: Option<usize>,
+    runtime: Option<String>,
+    shim: Option<PathBuf>,
     registry: Registry,
     network: Network,
 }
@@ -133,6 +139,8 @@ impl Default for Config {
             durability: Durability::default(),
             flush: Flush::default(),
             max_concurrent_downloads: 6,
+            runtime: None,
+            shim: None,
             registry: Registry::default(),
             network: Network::default(),
             file: None,
@@ -237,6 +245,10 @@ impl Config {
                 "write a number from 1 to 64".into(),
             ));
         }
+        let shim = match raw.shim {
+            Some(path) => Some(directory("shim", Some(path), PathBuf::new())?),
+            None => None,
+        };
         Ok(Self {
             root: directory("root", raw.root, default.root)?,
             run_root: directory("run-root", raw.run_root, default.run_root)?,
@@ -247,6 +259,8 @@ impl Config {
             max_concurrent_downloads: raw
                 .max_concurrent_downloads
                 .unwrap_or(default.max_concurrent_downloads),
+            runtime: raw.runtime.filter(|name| !name.is_empty()),
+            shim,
             registry: raw.registry,
             network: raw.network,
             file: None,
@@ -338,6 +352,8 @@ mod tests {
             durability = "sync"
             flush = "later"
             max-concurrent-downloads = 3
+            runtime = "crun"
+            shim = "/s"
             [registry]
             mirrors = ["https://m.example"]
             insecure-registries = ["10.0.0.0/8", "host:5000"]
@@ -359,6 +375,8 @@ mod tests {
             durability: Durability::Sync,
             flush: Flush::Later,
             max_concurrent_downloads: 3,
+            runtime: Some("crun".into()),
+            shim: Some("/s".into()),
             registry,
             network: Network::default(),
             file: None,

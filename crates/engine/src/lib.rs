@@ -4,8 +4,9 @@
 //! store: it brings an image from a [`source`] to a [`dest`].
 //!
 //! Modules stand in rows and import from rows above them only: `error` · `config` · `image` ·
-//! `source` `dest` `store` `registry` `spec` · `network` `volume` · `unpack` `pull` `archive` · `engine` · `cli`.
-//! `tests/layers.rs` holds this.
+//! `runtime` · `source` `dest` `store` `registry` `spec` `shim` · `network` `volume` · `unpack`
+//! `pull` `archive` · `engine` · `cli`. `tests/layers.rs` holds this. [`shim`] is also the program
+//! `unlade-shim`.
 
 pub mod archive;
 pub mod cli;
@@ -18,6 +19,8 @@ pub mod network;
 pub mod pull;
 pub mod push;
 pub mod registry;
+pub mod runtime;
+pub mod shim;
 pub mod source;
 pub mod spec;
 pub mod store;

@@ -1,7 +1,12 @@
 //! The one place with `unsafe` code: system calls that no safe wrapper has yet.
 #![allow(unsafe_code)]
 
-use std::{ffi::CStr, io};
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::atomic::{AtomicI32, Ordering},
+};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -80,6 +85,86 @@ pub(crate) fn die_with_parent(command: &mut std::process::Command) {
             }
         });
     }
+}
+
+/// Marks every descriptor from `first` on to be closed when another program is executed.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    // SAFETY: a flag of descriptors is set; none is closed here.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sends a signal, also one of the real-time signals, to the process behind a handle.
+pub(crate) fn signal_process(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: numbers and a null pointer, which stands for no further information.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Descriptor to which [`on_child`] writes.
+static CHILD_ENDED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_child(_: libc::c_int) {
+    let one = 1_u64;
+    // SAFETY: write is safe in a handler, `one` is eight bytes; errno is what the interrupted code
+    // must find again.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(
+            CHILD_ENDED.load(Ordering::Relaxed),
+            (&raw const one).cast(),
+            8,
+        );
+        *libc::__errno_location() = errno;
+    }
+}
+
+extern "C" fn on_other(_: libc::c_int) {}
+
+/// From now on the end of a child is counted in the event descriptor, which must stay open, and
+/// the signals by which terminals and systems end processes do nothing. Handlers, not an ignored
+/// or blocked signal: those would be inherited by every program that is executed.
+pub(crate) fn handle_signals(children: BorrowedFd<'_>) -> io::Result<()> {
+    CHILD_ENDED.store(children.as_raw_fd(), Ordering::Relaxed);
+    let handlers: [(libc::c_int, extern "C" fn(libc::c_int)); 5] = [
+        (libc::SIGCHLD, on_child),
+        (libc::SIGTERM, on_other),
+        (libc::SIGINT, on_other),
+        (libc::SIGHUP, on_other),
+        (libc::SIGQUIT, on_other),
+    ];
+    for (signal, handler) in handlers {
+        // SAFETY: zeroes are a valid `sigaction`; the handler makes only calls that are allowed in
+        // one.
+        let done = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as *const () as usize;
+            action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+        };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Ends the process at once: no destructors, no hooks.

@@ -1,0 +1,7 @@
+//! The program that stays with one container.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    unlade_engine::shim::main()
+}

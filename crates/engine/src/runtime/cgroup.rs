@@ -1,0 +1,182 @@
+//! The control group of a container, of either version.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, statfs},
+    io::Errno,
+};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// What `statfs` says of the second version's file system.
+const CGROUP2: u64 = 0x6367_7270;
+/// Deepest tree of groups that is removed.
+const MAX_DEPTH: u32 = 32;
+
+/// A container's control group, or those in every hierarchy of the first version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    path: String,
+    v2: bool,
+}
+
+/// Whether the host has the second version alone.
+pub fn v2() -> bool {
+    is_v2(ROOT)
+}
+
+/// Whether the host has the first version with the second one mounted at `unified`, which crun
+/// refuses.
+pub fn hybrid() -> bool {
+    !v2() && is_v2("/sys/fs/cgroup/unified")
+}
+
+fn is_v2(path: &str) -> bool {
+    // The type's sign differs between architectures.
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+    statfs(path).is_ok_and(|s| s.f_type as u64 == CGROUP2)
+}
+
+impl Cgroup {
+    /// The group at `path`, as a spec's `cgroupsPath` says it: `/unlade/<id>`. `None` for a path
+    /// that is not absolute or has `..` in it: a runtime reads it in its own way.
+    pub fn at(path: &str) -> Option<Self> {
+        let inner = path.strip_prefix('/')?;
+        let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+        inner.split('/').all(plain).then(|| Self {
+            path: inner.to_owned(),
+            v2: v2(),
+        })
+    }
+
+    /// Its directories.
+    fn dirs(&self) -> io::Result<Vec<PathBuf>> {
+        if self.v2 {
+            return Ok(vec![Path::new(ROOT).join(&self.path)]);
+        }
+        let mut dirs = Vec::new();
+        for entry in fs::read_dir(ROOT)? {
+            let entry = entry?;
+            // `cpu -> cpu,cpuacct`: once is enough.
+            if entry.file_type()?.is_dir() {
+                dirs.push(entry.path().join(&self.path));
+            }
+        }
+        Ok(dirs)
+    }
+
+    /// Its directory, in the first version that of the controller.
+    pub fn dir(&self, controller: &str) -> PathBuf {
+        let root = Path::new(ROOT);
+        if self.v2 {
+            root.join(&self.path)
+        } else {
+            root.join(controller).join(&self.path)
+        }
+    }
+
+    /// One of its files, such as `memory` and `memory.stat`; the second version does not need the
+    /// controller.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn read(&self, controller: &str, file: &str) -> io::Result<String> {
+        fs::read_to_string(self.dir(controller).join(file))
+    }
+
+    /// Its processes, without those of groups below.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn pids(&self) -> io::Result<Vec<i32>> {
+        let text = self.read("pids", "cgroup.procs")?;
+        Ok(text.lines().filter_map(|l| l.parse().ok()).collect())
+    }
+
+    /// How many of its processes the kernel has killed for want of memory; `None` if it cannot be
+    /// known.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let text = self.read("memory", self.oom_file()).ok()?;
+        let line = text.lines().find_map(|l| l.strip_prefix("oom_kill "))?;
+        line.trim().parse().ok()
+    }
+
+    pub(crate) fn oom_file(&self) -> &'static str {
+        if self.v2 {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        }
+    }
+
+    /// Whether it is of the second version.
+    pub fn is_v2(&self) -> bool {
+        self.v2
+    }
+
+    /// Removes it, with the groups below that have no processes. What is not there is fine.
+    ///
+    /// # Errors
+    /// `EBUSY` if it has processes.
+    pub fn remove(&self) -> io::Result<()> {
+        for dir in self.dirs()? {
+            remove(&dir, MAX_DEPTH)?;
+        }
+        Ok(())
+    }
+}
+
+fn remove(dir: &Path, depth: u32) -> io::Result<()> {
+    match rustix::fs::unlinkat(CWD, dir, rustix::fs::AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::BUSY) if depth > 0 => {}
+        Err(e) => return Err(e.into()),
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path(), depth - 1)?;
+        }
+    }
+    match rustix::fs::unlinkat(CWD, dir, rustix::fs::AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        for bad in ["", "/", "a/b", "/a/../b", "/a//b", "/a/", "slice:x:y"] {
+            assert_eq!(Cgroup::at(bad), None, "{bad}");
+        }
+        let group = Cgroup::at("/unlade/x").unwrap();
+        assert!(group.dir("memory").ends_with("unlade/x"));
+        assert_eq!(group.oom_kills(), None);
+    }
+
+    /// As root on a host that lets it.
+    #[test]
+    fn removed_with_what_is_below() {
+        let name = format!("/unlade-test-{}", std::process::id());
+        let group = Cgroup::at(&name).unwrap();
+        let Ok(dirs) = group.dirs() else {
+            return eprintln!("skipped: no control groups");
+        };
+        for dir in &dirs {
+            if let Err(e) = fs::create_dir_all(dir.join("a/b")) {
+                return eprintln!("skipped: {}: {e}", dir.display());
+            }
+        }
+        assert_eq!(group.pids().ok(), Some(vec![]));
+        group.remove().unwrap();
+        assert!(dirs.iter().all(|d| !d.exists()));
+        group.remove().unwrap();
+    }
+}

@@ -1,0 +1,95 @@
+//! The mount namespace of a shim, and the root's mount in it.
+
+use std::{fs::File, io, os::fd::OwnedFd, path::PathBuf};
+
+use rustix::{
+    fs::CWD,
+    mount::{
+        MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
+    },
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use std::os::fd::AsFd;
+
+use super::job::Job;
+use crate::{runtime::cgroup, shim::Mounts, sys};
+
+/// Where the second version's groups are in a hybrid layout, which crun refuses.
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
+/// Where this shim's mounts are.
+#[derive(Default)]
+pub(super) struct Namespaces {
+    /// The host's namespace, while we are in one of our own.
+    host: Option<File>,
+    /// The root's mount in the host's.
+    mounted: Option<PathBuf>,
+}
+
+impl Namespaces {
+    /// Puts the root's mount below the bundle.
+    pub(super) fn enter(
+        job: &mut Job,
+        mounts: Mounts,
+        rootfs: Option<&OwnedFd>,
+    ) -> io::Result<Self> {
+        let Some(bundle) = job.container().map(|c| c.bundle.clone()) else {
+            return Ok(Self::default());
+        };
+        let mut spaces = Self::default();
+        if mounts == Mounts::Own && rustix::process::geteuid().is_root() {
+            let host = File::open("/proc/self/ns/mnt")?;
+            sys::unshare_mounts()?;
+            mount_change(
+                "/",
+                MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+            )?;
+            if job.runtime.through.is_some() {
+                // Ours alone: the host's stays where it is.
+                unmount(UNIFIED, UnmountFlags::DETACH)?;
+                job.runtime = job.runtime.unaided();
+            }
+            spaces.host = Some(host);
+        }
+        if let Some(rootfs) = rootfs {
+            let target = bundle.join("rootfs");
+            move_mount(
+                rootfs,
+                "",
+                CWD,
+                &target,
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+            )?;
+            if spaces.host.is_none() {
+                spaces.mounted = Some(target);
+            }
+        }
+        Ok(spaces)
+    }
+
+    /// Goes back to the host's namespace and drops the root's mount. Ours ends with its mounts,
+    /// since nobody else is in it.
+    pub(super) fn leave(&mut self) {
+        if let Some(host) = self.host.take() {
+            let kind = Some(LinkNameSpaceType::Mount);
+            let _ = move_into_link_name_space(host.as_fd(), kind);
+        }
+        if let Some(path) = self.mounted.take() {
+            let _ = unmount(&path, UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// Leaves out the second version's groups where they are mounted beside the first's, for whatever
+/// this process becomes.
+pub(super) fn without_unified() -> io::Result<()> {
+    if cgroup::hybrid() {
+        sys::unshare_mounts()?;
+        mount_change(
+            "/",
+            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+        )?;
+        unmount(UNIFIED, UnmountFlags::DETACH)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! `state.json`: what a shim knows of its container, for everyone else to read.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+
+/// Name of the file in the directory of a run.
+pub(super) const FILE: &str = "state.json";
+/// Longest file that is read, in bytes: a health log has five outputs of 4 KiB, escaped.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What a shim knows of its container, or of a process in one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// Id of the container or of the process.
+    pub id: String,
+    /// The boot in which this was written.
+    pub boot: String,
+    /// The shim.
+    pub shim: Process,
+    /// What it is at.
+    pub status: Status,
+    /// The first process; kept after its end.
+    pub init: Option<Process>,
+    /// When it last started, RFC 3339 in UTC.
+    pub started: Option<String>,
+    /// When it last ended.
+    pub finished: Option<String>,
+    /// How it last ended: its code, or 128 and the signal.
+    pub exit_code: Option<i32>,
+    /// Whether the kernel killed a process of this run for want of memory.
+    pub oom: bool,
+    /// Whether someone asked it to stop, so that it is not started again.
+    pub stopping: bool,
+    /// Whether someone said that it is paused.
+    pub paused: bool,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Why it could not be started.
+    pub error: String,
+    /// How it feels, where that is looked at.
+    pub health: Option<Feels>,
+}
+
+/// What a shim is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// The runtime is at work.
+    #[default]
+    Starting,
+    /// The first process runs.
+    Running,
+    /// It ended and will be started again.
+    Restarting,
+    /// It ended for good.
+    Exited,
+    /// It could not be started.
+    Failed,
+}
+
+/// A process that cannot be taken for another one which got its number later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
+    pub start: u64,
+}
+
+/// Health, in Docker's words and shape.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Feels {
+    /// `starting`, `healthy` or `unhealthy`.
+    pub status: String,
+    /// Failures in a row.
+    pub failing_streak: u32,
+    /// The last five checks.
+    pub log: Vec<Check>,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Check {
+    /// When it began, RFC 3339 in UTC.
+    pub start: String,
+    /// When it ended.
+    pub end: String,
+    /// 0 is healthy; -1 if it took too long or could not be run.
+    pub exit_code: i32,
+    /// What it wrote, at most 4096 bytes.
+    pub output: String,
+}
+
+/// What happens while no client looks: a line of JSON in [`Launch::events`].
+///
+/// [`Launch::events`]: super::Launch::events
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// The container.
+    pub id: String,
+    /// RFC 3339 in UTC, with nanoseconds.
+    pub time: String,
+    /// `die`, `oom`, `restart`, `health_status: healthy`, `health_status: unhealthy`.
+    pub action: String,
+    /// Of `die`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// A state, and whether it still holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What the shim wrote last.
+    pub state: State,
+    /// Whether this is the boot in which it was written.
+    pub same_boot: bool,
+    /// Whether the shim lives.
+    pub shim: bool,
+    /// Whether the first process lives.
+    pub init: bool,
+}
+
+impl Seen {
+    /// Whether the shim should be there, and is not: it was killed, or there was a reboot.
+    pub fn deserted(&self) -> bool {
+        !self.shim && !matches!(self.state.status, Status::Exited | Status::Failed)
+    }
+}
+
+impl State {
+    /// What the directory of a run says; `None` if nothing was started there.
+    ///
+    /// # Errors
+    /// [`Kind::Host`] if it cannot be read, [`Kind::Integrity`] if it is no state.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        let path = run.join(FILE);
+        let failed = |e: io::Error| Error::host(format!("read `{}`", path.display()), e);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            let m = format!("`{}` is not a shim's state: {e}", path.display());
+            Error::new(Kind::Integrity, m)
+                .with_hint("the container can be removed with `unlade rm -f`")
+        })
+    }
+
+    /// What the directory of a run says, and whether it still holds.
+    ///
+    /// # Errors
+    /// As [`State::read`].
+    pub fn look(run: &Path) -> Result<Option<Seen>> {
+        let Some(state) = Self::read(run)? else {
+            return Ok(None);
+        };
+        let same_boot = state.boot == boot_id();
+        let lives = |p: &Process| same_boot && p.lives();
+        Ok(Some(Seen {
+            same_boot,
+            shim: lives(&state.shim),
+            init: state.init.as_ref().is_some_and(lives),
+            state,
+        }))
+    }
+
+    /// Puts it in its place at once.
+    pub(crate) fn write(&self, run: &Path) -> io::Result<()> {
+        let new = run.join("state.new");
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        std::fs::rename(&new, run.join(FILE))
+    }
+}
+
+impl Process {
+    /// The process that has this number now; `None` if there is none.
+    pub fn of(pid: i32) -> Option<Self> {
+        Self::with_state(pid)
+            .filter(|(_, dead)| !dead)
+            .map(|(p, _)| p)
+    }
+
+    /// The process, and whether it is dead, but not waited for.
+    pub(crate) fn with_state(pid: i32) -> Option<(Self, bool)> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the program's name in parentheses, with any bytes in it.
+        let after = stat.iter().rposition(|b| *b == b')')? + 2;
+        let fields = std::str::from_utf8(stat.get(after..)?).ok()?;
+        let mut fields = fields.split(' ');
+        let dead = matches!(fields.next()?, "Z" | "X");
+        let start = fields.nth(18)?.parse().ok()?;
+        Some((Self { pid, start }, dead))
+    }
+
+    /// Whether it lives.
+    pub fn lives(&self) -> bool {
+        Self::of(self.pid) == Some(*self)
+    }
+
+    /// A handle that means this process and no other, ever; `None` if it has ended.
+    pub fn open(&self) -> Option<rustix::fd::OwnedFd> {
+        let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Now that the number cannot go to another one unnoticed.
+        self.lives().then_some(fd)
+    }
+}
+
+/// The kernel's name for this boot; empty if it says none.
+pub fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.unwrap_or_default().trim().to_owned()
+}
