@@ -93,7 +93,7 @@ impl Runtime {
         Error::host(format!("run `{name}`"), e)
     }
 
-    /// Sends a signal to the first process, or to all. [`crate::shim`] does so without the runtime.
+    /// Sends a signal to the first process, or to all. `shim` does so without the runtime.
     ///
     /// # Errors
     /// [`Kind::Host`] with the runtime's words.

@@ -1,6 +1,6 @@
 //! OCI runtimes: finding `runc` or `crun`, and their command lines.
 //!
-//! A container is started through [`crate::shim`]; what else is done to it goes through
+//! A container is started through `shim`; what else is done to it goes through
 //! [`Runtime`] directly. Nothing here knows of images or of the store.
 
 mod bounded;

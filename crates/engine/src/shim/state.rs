@@ -199,15 +199,28 @@ impl Process {
     }
 
     /// The process, and whether it is dead, but not waited for.
-    pub(crate) fn with_state(pid: i32) -> Option<(Self, bool)> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the program's name in parentheses, with any bytes in it.
-        let after = stat.iter().rposition(|b| *b == b')')? + 2;
-        let fields = std::str::from_utf8(stat.get(after..)?).ok()?;
+    pub(super) fn with_state(pid: i32) -> Option<(Self, bool)> {
+        let fields = fields(pid)?;
         let mut fields = fields.split(' ');
         let dead = matches!(fields.next()?, "Z" | "X");
         let start = fields.nth(18)?.parse().ok()?;
         Some((Self { pid, start }, dead))
+    }
+
+    /// Whether the process of that number descends from this one. Its parents may end meanwhile,
+    /// so that it comes nearer.
+    pub(super) fn descends(pid: i32) -> bool {
+        let own = std::process::id().cast_signed();
+        let mut at = pid;
+        for _ in 0..64 {
+            match parent(at) {
+                Some(up) if up == own => return true,
+                Some(up) if up > 1 => at = up,
+                None if at != pid => at = pid,
+                _ => return false,
+            }
+        }
+        false
     }
 
     /// Whether it lives.
@@ -221,6 +234,18 @@ impl Process {
         // Now that the number cannot go to another one unnoticed.
         self.lives().then_some(fd)
     }
+}
+
+/// What the kernel says of a process, from its state on.
+fn fields(pid: i32) -> Option<String> {
+    let mut stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, with any bytes in it.
+    let after = stat.iter().rposition(|b| *b == b')')? + 2;
+    String::from_utf8(stat.split_off(after.min(stat.len()))).ok()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    fields(pid)?.split(' ').nth(1)?.parse().ok()
 }
 
 /// The kernel's name for this boot; empty if it says none.

@@ -14,8 +14,7 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags},
     process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus,
-        kill_process_group, pidfd_open, waitid, waitpid,
+        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process_group, pidfd_open, waitpid,
     },
 };
 
@@ -184,12 +183,13 @@ impl Server {
         let Some(pid) = pid.filter(|p| p.as_raw_pid() > 1) else {
             return Err(format!("{name} did not say which process it started"));
         };
-        let watch = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let ours = waitid(WaitId::Pid(pid), watch);
-        let process = Process::with_state(pid.as_raw_pid());
-        let (Ok(_), Some((process, _))) = (ours, process) else {
+        // crun leaves a child of its own behind, which is the parent for some moments still.
+        let found = Process::with_state(pid.as_raw_pid());
+        let ours = Process::descends(pid.as_raw_pid());
+        let Some((process, _)) = found.filter(|_| ours) else {
             return Err(format!(
-                "{name} says that it started process {pid}, which it did not"
+                "{name} says that it started process {}, which it did not",
+                pid.as_raw_pid()
             ));
         };
         let handle = pidfd_open(pid, PidfdFlags::empty());
