@@ -264,7 +264,20 @@ fn volumes_as_docker_shows_them() {
     let want = "Deleted Volumes:\ndata\n\nTotal reclaimed space: 1.05";
     assert!(pruned.starts_with(want), "{pruned}");
     assert!(!place.exists());
+    // All at once, but for volumes with names.
+    let anonymous = good(dir, &["volume", "create"]);
+    good(dir, &["network", "create", "unused"]);
+    let pruned = good(dir, &["system", "prune", "-f"]);
+    assert!(
+        pruned.starts_with("Deleted Networks:\nunused\n\nRemoved 0 layers"),
+        "{pruned}"
+    );
     assert_eq!(good(dir, &["volume", "create", "again"]), "again\n");
+    let pruned = good(dir, &["system", "prune", "-f", "--volumes"]);
+    assert!(
+        pruned.starts_with(&format!("Deleted Volumes:\n{anonymous}\n")),
+        "{pruned}"
+    );
     assert_eq!(good(dir, &["volume", "rm", "again"]), "again\n");
     assert_eq!(good(dir, &["volume", "rm", "-f", "again"]), "again\n");
 }

@@ -226,21 +226,30 @@ pub(super) struct PruneArgs {
     #[arg(short, long)]
     all: bool,
 
+    /// Also volumes without a name that no container uses.
+    #[arg(long)]
+    volumes: bool,
+
     /// Do not ask.
     #[arg(short, long)]
     force: bool,
 }
 
 pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
-    let what = "This will remove images without a name, and layers, blobs and partial downloads \
-                that nothing needs.";
+    let what = "This will remove networks that no container uses, images without a name, and layers, \
+                blobs and partial downloads that nothing needs.";
     if !args.force && !super::confirm(what, cancel)? {
         return Ok(());
     }
-    let pruned = globals.engine(cancel)?.prune(args.all)?;
+    let pruned = globals.engine(cancel)?.prune(args.all, args.volumes)?;
+    for (what, names) in [("Networks", &pruned.networks), ("Volumes", &pruned.volumes)] {
+        if !names.is_empty() {
+            out::text(&format!("Deleted {what}:\n{}\n\n", names.join("\n")))?;
+        }
+    }
     pruned.images.iter().try_for_each(images::say_removed)?;
     let swept = &pruned.swept;
-    let total = swept.bytes + swept.partial_bytes;
+    let total = swept.bytes + swept.partial_bytes + pruned.volume_bytes;
     out::line(&format!(
         "Removed {} layers, {} blobs, {} strays\nTotal reclaimed space: {}",
         swept.layers.len(),

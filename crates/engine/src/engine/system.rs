@@ -65,6 +65,12 @@ impl Checked {
 pub struct Pruned {
     /// Names and images.
     pub images: Vec<Removed>,
+    /// Names of networks.
+    pub networks: Vec<String>,
+    /// Names of volumes.
+    pub volumes: Vec<String>,
+    /// Bytes that these had.
+    pub volume_bytes: u64,
     /// All else.
     pub swept: GcReport,
 }
@@ -99,13 +105,20 @@ impl Engine {
         self.store.df()
     }
 
-    /// Removes what nobody needs: images without a name (or all that are not in use), layers,
-    /// blobs, and what broken-off work has left.
+    /// Removes what nobody needs: networks that no container uses, with `volumes` such volumes
+    /// that nobody gave a name, images without a name (or all that are not in use), layers, blobs,
+    /// and what broken-off work has left.
     ///
     /// # Errors
     /// If the host refuses.
-    pub fn prune(&self, all: bool) -> Result<Pruned> {
+    pub fn prune(&self, all: bool, volumes: bool) -> Result<Pruned> {
         self.forget_stale_mounts()?;
+        let networks = self.prune_networks(&|_| true)?;
+        let (volumes, volume_bytes) = if volumes {
+            self.volumes().prune(&|v| Ok(v.is_anonymous()))?
+        } else {
+            Default::default()
+        };
         let images = self.store.prune_images(Prune { all }, &|_| true)?;
         let options = GcOptions {
             ingest_age: std::time::Duration::ZERO,
@@ -113,7 +126,13 @@ impl Engine {
             ..GcOptions::default()
         };
         let swept = self.beside_flush(|| self.store.gc(&*self.driver, &options))?;
-        Ok(Pruned { images, swept })
+        Ok(Pruned {
+            images,
+            networks,
+            volumes,
+            volume_bytes,
+            swept,
+        })
     }
 
     /// Checks the whole store. With `repair`, what is damaged goes, and is fetched again from
