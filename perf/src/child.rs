@@ -8,11 +8,14 @@
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::pull::daemon::descendants;
 use crate::sys;
 
 /// How long what steps left running may take to end.
@@ -43,6 +46,9 @@ pub(crate) struct Spec {
     /// How they are run.
     #[serde(default)]
     pub(crate) how: How,
+    /// Seconds after which whatever still runs is killed, and the run has failed.
+    #[serde(default)]
+    pub(crate) limit: Option<u64>,
 }
 
 /// What it took.
@@ -92,6 +98,10 @@ pub(crate) fn main(spec: &str) -> Result<()> {
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
             .context("become the parent of orphans")?;
     }
+    let late = Arc::new(AtomicBool::new(false));
+    if let Some(limit) = spec.limit {
+        guard(Duration::from_secs(limit), Arc::clone(&late));
+    }
     let begin = Instant::now();
     let failure = match spec.how {
         How::Together => together(&spec).err(),
@@ -103,7 +113,13 @@ pub(crate) fn main(spec: &str) -> Result<()> {
         _ => settle(),
     };
     let settle = begin.elapsed().as_secs_f64() - wall;
-    let failure = failure.or(settled.err());
+    let failure = failure.or(settled.err()).map(|error| {
+        let seconds = spec.limit.filter(|_| late.load(Ordering::Relaxed));
+        match seconds {
+            Some(seconds) => error.context(format!("killed after {seconds} s")),
+            None => error,
+        }
+    });
     let usage = sys::children_usage()?;
     let outcome = Outcome {
         wall,
@@ -138,6 +154,24 @@ fn finish(step: &[String], mut child: Child) -> Result<()> {
     let program = step.first().map_or("", String::as_str);
     ensure!(status.success(), "{program}: {status}");
     Ok(())
+}
+
+/// Kills every descendant after a while, in a thread that ends with this process.
+fn guard(after: Duration, late: Arc<AtomicBool>) {
+    use rustix::process::{Pid, Signal, kill_process};
+    std::thread::spawn(move || {
+        std::thread::sleep(after);
+        late.store(true, Ordering::Relaxed);
+        // Once more and again: a process may start another while the list is made.
+        loop {
+            for pid in descendants(std::process::id()).into_iter().skip(1) {
+                if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
 }
 
 /// Waits until no descendant is left.

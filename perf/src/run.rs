@@ -171,6 +171,7 @@ fn own_report(
         log,
         env: Vec::new(),
         how: How::InTurn,
+        limit: None,
     })?
     .failure
     {
@@ -204,6 +205,7 @@ fn unpack(
             log: log.path().to_owned(),
             env: Vec::new(),
             how: How::InTurn,
+            limit: None,
         },
         fresh,
     )?;

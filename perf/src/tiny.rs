@@ -73,6 +73,7 @@ pub(crate) fn latency(
                 log: log.path().to_owned(),
                 env: Vec::new(),
                 how: How::InTurn,
+                limit: None,
             })?;
             match outcome.failure {
                 None => row.wall_ms.push(outcome.wall * 1e3),

@@ -127,7 +127,7 @@ impl Drop for Daemon {
 }
 
 /// A process and all that descend from it.
-fn descendants(of: u32) -> Vec<u32> {
+pub(crate) fn descendants(of: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()
         .flatten()

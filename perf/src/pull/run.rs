@@ -202,6 +202,7 @@ impl Running<'_> {
             log: self.scratch.path().join("log"),
             env: self.session.env.clone(),
             how: How::InTurn,
+            limit: None,
         }
     }
 }

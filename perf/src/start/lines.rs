@@ -7,9 +7,7 @@ use crate::start::bundle::Bundles;
 use crate::start::contestants::Kind;
 use crate::start::netavark;
 
-/// The name of the container that goes on.
-pub(crate) const RUNNING: &str = "perf-running";
-/// What it does.
+/// What a container does that goes on.
 const SLEEP: [&str; 2] = ["sleep", "100000"];
 /// podman asks for as many open files and processes as the kernel allows, which needs
 /// CAP_SYS_RESOURCE.
@@ -32,12 +30,14 @@ pub(crate) struct Lines {
     pub(crate) base: Vec<String>,
     /// The image's name in its store; nothing for the floor.
     pub(crate) image: String,
+    /// The name of the container that goes on. Contestants may share a store.
+    pub(crate) running: String,
     /// The floor's bundles, and netavark's file.
     pub(crate) bundles: Bundles,
 }
 
 impl Lines {
-    /// What is timed, with a new name for whatever needs one, and the container [`RUNNING`] to
+    /// What is timed, with a new name for whatever needs one, and the container that goes on to
     /// execute in; or why there is nothing to time.
     pub(crate) fn steps(&self, scene: Scene, id: &str) -> Result<Steps, String> {
         match &self.kind {
@@ -68,7 +68,7 @@ impl Lines {
         let on =
             |verb, bundle: &Path| self.line(&[verb, "--bundle", &bundle.display().to_string(), id]);
         match scene {
-            Scene::Exec => vec![self.line(&["exec", RUNNING, "true"])],
+            Scene::Exec => vec![self.line(&["exec", &self.running, "true"])],
             Scene::Lifecycle => vec![
                 on("create", &self.bundles.sleep),
                 self.line(&["start", id]),
@@ -87,7 +87,7 @@ impl Lines {
             }
             Scene::RunHost => vec![self.line(&["run", "--rm", "--net-host", image, id, "true"])],
             Scene::Exec => {
-                vec![self.line(&["task", "exec", "--exec-id", id, RUNNING, "true"])]
+                vec![self.line(&["task", "exec", "--exec-id", id, &self.running, "true"])]
             }
             Scene::Lifecycle => {
                 let create = [&["container", "create", image, id][..], &SLEEP].concat();
@@ -112,7 +112,7 @@ impl Lines {
             _ => "none",
         };
         match scene {
-            Scene::Exec => vec![self.line(&["exec", RUNNING, "true"])],
+            Scene::Exec => vec![self.line(&["exec", &self.running, "true"])],
             Scene::Lifecycle => vec![
                 self.container(&["create", "--name", id], network, &SLEEP),
                 self.line(&["start", id]),
@@ -135,9 +135,9 @@ impl Lines {
         self.line(&args)
     }
 
-    /// Starts [`RUNNING`]; nothing for who has no containers.
+    /// Starts the container that goes on; nothing for who has no containers.
     pub(crate) fn start(&self) -> Option<Vec<String>> {
-        let id = RUNNING;
+        let id = self.running.as_str();
         match &self.kind {
             Kind::Netavark => None,
             Kind::Floor { .. } => {
@@ -154,7 +154,7 @@ impl Lines {
 
     /// Ends and removes it.
     pub(crate) fn remove(&self) -> Steps {
-        let id = RUNNING;
+        let id = self.running.as_str();
         match &self.kind {
             Kind::Netavark => Vec::new(),
             Kind::Floor { .. } => vec![self.line(&["delete", "--force", id])],
@@ -198,6 +198,7 @@ mod tests {
             kind,
             base: words(base),
             image: "image".to_owned(),
+            running: "on".to_owned(),
             bundles: Bundles::at(Path::new("/b")),
         }
     }

@@ -14,6 +14,9 @@ use crate::start::contestants::{Contestant, Kind};
 use crate::start::lines::Lines;
 use crate::start::place::SCRATCH;
 
+/// Seconds that command lines may take. Fifty at once are among them.
+const LIMIT: u64 = 120;
+
 /// A contestant at work.
 #[derive(Debug)]
 pub(crate) struct Seat {
@@ -49,6 +52,7 @@ impl Seat {
                 kind: contestant.kind.clone(),
                 base: Vec::new(),
                 image: reference.to_owned(),
+                running: format!("perf-{}", contestant.name),
                 bundles: Bundles::at(&store),
             },
             env: Vec::new(),
@@ -208,6 +212,7 @@ impl Seat {
             log: self.log.clone(),
             env: self.env.clone(),
             how,
+            limit: Some(LIMIT),
         })?;
         if let Some(failure) = outcome.failure {
             bail!(failure);
