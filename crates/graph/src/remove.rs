@@ -1,7 +1,7 @@
 //! Removes trees that may be hostile: deeper than any path, without permissions, immutable, full
 //! of links.
 //!
-//! Everything goes through directory descriptors. Symbolic links are removed, never followed; a
+//! Everything goes through directory descriptors; [`DESCRIPTORS`] free ones are enough. Symbolic links are removed, never followed; a
 //! mount point stops the removal. btrfs subvolumes are destroyed whole.
 
 use std::{
@@ -24,16 +24,38 @@ use crate::sys;
 /// Open directories at a time. What lies deeper is moved up first.
 const MAX_OPEN: usize = 64;
 
+/// Descriptors that must be free: for the listing of the top, for a directory in it, to open up one
+/// that has no permissions, and for what is immutable.
+pub const DESCRIPTORS: usize = 4;
+
+/// What becomes of what is immutable or append-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    /// It goes too: a store's own.
+    Unlock,
+    /// It stays, and is an error: somebody protects it.
+    Keep,
+}
+
 /// Removes all that is in `top`, which itself stays. Returns the bytes that this freed, not
 /// counting subvolumes.
 ///
 /// # Errors
 /// If something cannot be removed, such as a mount point.
 pub fn clear(top: BorrowedFd<'_>) -> io::Result<u64> {
+    clear_tree(top, Locked::Unlock)
+}
+
+/// As [`clear`].
+///
+/// # Errors
+/// As [`clear`].
+pub fn clear_tree(top: BorrowedFd<'_>, locked: Locked) -> io::Result<u64> {
     let mut walk = Walk {
         top,
         moved: 0,
         freed: 0,
+        locked,
         root: geteuid().is_root(),
         btrfs: sys::is_btrfs(top),
     };
@@ -54,7 +76,20 @@ pub fn clear(top: BorrowedFd<'_>) -> io::Result<u64> {
 /// # Errors
 /// If something cannot be removed, such as a mount point.
 pub fn remove(parent: BorrowedFd<'_>, name: &CStr, dir: BorrowedFd<'_>) -> io::Result<u64> {
-    let freed = clear(dir)?;
+    remove_tree(parent, name, dir, Locked::Unlock)
+}
+
+/// As [`remove`].
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_tree(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    dir: BorrowedFd<'_>,
+    locked: Locked,
+) -> io::Result<u64> {
+    let freed = clear_tree(dir, locked)?;
     match unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(freed),
         Err(e) => Err(e.into()),
@@ -66,6 +101,7 @@ struct Walk<'a> {
     /// Directories moved to the top so far; also numbers their names.
     moved: u64,
     freed: u64,
+    locked: Locked,
     root: bool,
     btrfs: bool,
 }
@@ -166,7 +202,7 @@ impl Walk<'_> {
 
     fn unlink(&self, dir: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
         match unlinkat(dir, name, flags) {
-            Err(Errno::PERM) => {
+            Err(Errno::PERM) if self.locked == Locked::Unlock => {
                 // What is immutable or append-only, or is in a directory that is.
                 make_mutable(dir);
                 let how = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -279,7 +315,7 @@ mod tests {
         let top = open(dir.path());
         let mut at = open(dir.path());
         let name = "d".repeat(200);
-        for _ in 0..200 {
+        for _ in 0..1000 {
             mkdirat(&at, &name, Mode::RWXU).unwrap();
             mkdirat(&at, ".unlade-moved-1", Mode::RWXU).unwrap();
             at = openat(&at, &name, OFlags::RDONLY, Mode::empty()).unwrap();
@@ -294,16 +330,29 @@ mod tests {
         let at = |p: &str| dir.path().join(p);
         fs::create_dir_all(at("x/a/b")).unwrap();
         fs::write(at("x/a/b/locked"), [1; 5000]).unwrap();
+        for n in 0..3000 {
+            fs::write(at("x/a").join(format!("file-with-a-longer-name-{n}")), "").unwrap();
+        }
         fs::write(at("kept"), "kept").unwrap();
         symlink(at("kept"), at("x/a/link")).unwrap();
         symlink(dir.path(), at("x/a/up")).unwrap();
+        let mut locked = true;
         for p in ["x/a/b/locked", "x/a/b"] {
             // Not every file system or user can.
             let fd = fs::File::open(at(p)).unwrap();
-            let _ = ioctl_getflags(&fd).and_then(|f| ioctl_setflags(&fd, f | IFlags::IMMUTABLE));
+            let set = ioctl_getflags(&fd).and_then(|f| ioctl_setflags(&fd, f | IFlags::IMMUTABLE));
+            locked &= set.is_ok();
         }
         fs::set_permissions(at("x/a"), fs::Permissions::from_mode(0o0)).unwrap();
-        let freed = remove(open(dir.path()).as_fd(), c"x", open(&at("x")).as_fd()).unwrap();
+        let (top, x) = (open(dir.path()), open(&at("x")));
+        let kept = remove_tree(top.as_fd(), c"x", x.as_fd(), Locked::Keep);
+        let freed = match locked {
+            true => {
+                kept.unwrap_err();
+                remove(top.as_fd(), c"x", x.as_fd()).unwrap()
+            }
+            false => kept.unwrap(),
+        };
         assert!(freed >= 5000, "{freed}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(fs::read_to_string(at("kept")).unwrap(), "kept");

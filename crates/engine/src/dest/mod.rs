@@ -4,7 +4,6 @@
 //! resolved below a descriptor of DEST's parent; with [`Dest::confine`] that descriptor is the
 //! only thing that this process can still write to.
 
-mod remove;
 mod staging;
 
 use std::{

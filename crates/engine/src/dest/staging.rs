@@ -22,8 +22,7 @@ use rustix::{
     io::Errno,
     process::{getegid, geteuid},
 };
-
-use super::remove;
+use unlade_graph::remove::{self, Locked};
 
 /// Name of the tree in the staging directory.
 pub(super) const TREE: &str = "tree";
@@ -108,7 +107,7 @@ impl Dir700 {
     /// Removes all that is in the directory.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.spare.clear();
-        remove::clear(self.fd.as_fd())
+        remove::clear_tree(self.fd.as_fd(), Locked::Keep).map(drop)
     }
 
     /// Makes the root of the tree.
@@ -125,7 +124,12 @@ impl Dir700 {
 impl Drop for Dir700 {
     fn drop(&mut self) {
         self.spare.clear();
-        if let Err(e) = remove::remove(self.parent.as_fd(), &self.name, self.fd.as_fd()) {
+        if let Err(e) = remove::remove_tree(
+            self.parent.as_fd(),
+            &self.name,
+            self.fd.as_fd(),
+            Locked::Keep,
+        ) {
             tracing::warn!(name = ?self.name, error = %e, "staging directory is left behind");
         }
     }
@@ -183,7 +187,7 @@ fn sweep_one(parent: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
     let ours = stat.st_uid == geteuid().as_raw() && stat.st_mode & 0o7777 == 0o700;
     if ours && lock(&fd)? && still_there(parent, name, &fd)? {
         tracing::debug!(?name, "removing a leftover");
-        remove::remove(parent, name, fd.as_fd())?;
+        remove::remove_tree(parent, name, fd.as_fd(), Locked::Keep)?;
     }
     Ok(())
 }
