@@ -205,7 +205,8 @@ fn writable(root: &Path) -> Result<()> {
 /// How registries are reached: by the machine's files, and over them our own configuration.
 pub fn registry_config(own: &config::Registry) -> RegistryConfig {
     let mut config = RegistryConfig::from_environment();
-    config.mirrors.extend(own.mirrors.iter().cloned());
+    // Ours are asked before those of Docker's daemon.
+    config.mirrors.splice(..0, own.mirrors.iter().cloned());
     config
         .insecure
         .extend(own.insecure_registries.iter().cloned());

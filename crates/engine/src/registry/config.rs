@@ -2,7 +2,10 @@
 
 use std::{env, path::PathBuf, sync::Arc, time::Duration};
 
-use super::credentials::{CredentialFiles, CredentialSource};
+use super::{
+    credentials::{CredentialFiles, CredentialSource},
+    daemon_json,
+};
 
 /// How registries are found and talked to.
 ///
@@ -173,7 +176,7 @@ impl RegistryConfig {
         cert_dirs.extend(of_user(&config, "containers/certs.d"));
         cert_dirs.extend(of_user(&home, ".docker/certs.d"));
         cert_dirs.extend(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from));
-        Self {
+        let mut this = Self {
             hosts_dirs: ["/etc/unlade/certs.d", "/etc/containerd/certs.d"]
                 .map(PathBuf::from)
                 .to_vec(),
@@ -182,7 +185,12 @@ impl RegistryConfig {
             credentials: Arc::new(CredentialFiles::from_environment()),
             proxies: Proxies::from_environment(),
             ..Self::isolated()
-        }
+        };
+        // That of a rootless daemon stands instead of the machine's.
+        let own = of_user(&config, "docker/daemon.json").filter(|p| p.exists());
+        let daemon = own.unwrap_or_else(|| "/etc/docker/daemon.json".into());
+        daemon_json::add(&mut this, &daemon);
+        this
     }
 }
 

@@ -11,6 +11,7 @@ mod call;
 pub mod challenge;
 mod config;
 pub mod credentials;
+mod daemon_json;
 mod faults;
 mod fetch;
 mod helper;
