@@ -58,7 +58,7 @@ class Disk:
         return self
 
     def umount(self):
-        for _ in range(100):
+        for _ in range(600):
             p = subprocess.run(["umount", self.at], stderr=subprocess.PIPE, text=True)
             if p.returncode == 0:
                 return
@@ -97,7 +97,7 @@ class Registry:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", work + "/registry.yml"],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 urllib.request.urlopen("http://127.0.0.1:%d/v2/" % self.port, timeout=5).close()
                 return

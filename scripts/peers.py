@@ -32,7 +32,7 @@ class Containerd:
             self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "containerd", "--config", self.at + "/config.toml", "--root",
                                              self.at + "/root", "--state", self.at + "/state", "--address", self.at + "/sock"],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        for _ in range(200):
+        for _ in range(1200):
             if subprocess.run([*self.base, "version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
                 return
             time.sleep(0.05)

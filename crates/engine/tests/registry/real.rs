@@ -79,7 +79,7 @@ fn start(dir: &Path, tls: &str, more: &str) -> Registry {
         .spawn()
         .unwrap();
     let registry = Registry { child, host };
-    for _ in 0..200 {
+    for _ in 0..1200 {
         if TcpStream::connect(&registry.host).is_ok() {
             return registry;
         }
