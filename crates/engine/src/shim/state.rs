@@ -1,12 +1,15 @@
 //! `state.json`: what a shim knows of its container, for everyone else to read.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write},
     path::Path,
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -181,12 +184,18 @@ impl State {
         }))
     }
 
-    /// Puts it in its place at once.
-    pub(crate) fn write(&self, run: &Path) -> io::Result<()> {
-        let new = run.join("state.new");
+    /// Puts it in its place at once. An older one is exchanged, not replaced: ext4 waits for the
+    /// disk when a file is renamed over another one, and not every `/run` is in memory.
+    pub(super) fn write(&self, run: &Path) -> io::Result<()> {
+        let (new, place) = (run.join("state.new"), run.join(FILE));
         let mut file = File::create(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        std::fs::rename(&new, run.join(FILE))
+        drop(file);
+        match renameat_with(CWD, &new, CWD, &place, RenameFlags::EXCHANGE) {
+            Ok(()) => fs::remove_file(&new),
+            // The first one, or a file system that cannot.
+            Err(_) => fs::rename(&new, &place),
+        }
     }
 }
 
@@ -238,7 +247,7 @@ impl Process {
 
 /// What the kernel says of a process, from its state on.
 fn fields(pid: i32) -> Option<String> {
-    let mut stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let mut stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, with any bytes in it.
     let after = stat.iter().rposition(|b| *b == b')')? + 2;
     String::from_utf8(stat.split_off(after.min(stat.len()))).ok()
@@ -250,6 +259,39 @@ fn parent(pid: i32) -> Option<i32> {
 
 /// The kernel's name for this boot; empty if it says none.
 pub fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     text.unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_read_and_nothing_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(State::read(dir.path()).unwrap(), None);
+        let mut state = State::default();
+        for n in 0..3 {
+            state.restarts = n;
+            state.write(dir.path()).unwrap();
+            assert_eq!(State::read(dir.path()).unwrap(), Some(state.clone()));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn descent() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = child.id().cast_signed();
+        assert!(Process::descends(pid));
+        assert!(!Process::descends(1) && !Process::descends(i32::MAX));
+        let process = Process::of(pid).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.lives() && process.open().is_none());
+    }
 }
