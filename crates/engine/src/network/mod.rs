@@ -11,7 +11,9 @@
 //! RUN_ROOT/netavark/          whom aardvark-dns answers for
 //! ```
 
+mod asked;
 mod attach;
+mod connect;
 pub mod files;
 pub mod flag;
 mod hold;
