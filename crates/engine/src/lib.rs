@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod dest;
 pub mod engine;
 pub mod error;

@@ -37,7 +37,7 @@ const ENGINE: &[&[&str]] = &[
     &["runtime"],
     &["source", "dest", "store", "registry", "spec", "shim"],
     &["network", "volume"],
-    &["unpack", "pull", "push", "archive"],
+    &["unpack", "pull", "push", "archive", "container"],
     &["engine"],
     &["cli"],
     &["main"],

@@ -3,6 +3,7 @@
 //! No daemon is needed: every process opens the store for itself. Opening recovers what a crash
 //! or a power cut has left, so that nothing damaged is ever listed.
 
+mod containers;
 mod files;
 mod images;
 mod mounts;

@@ -250,6 +250,17 @@ impl Store {
         })
     }
 
+    /// Whether there is a container of that id, whatever its graph driver.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn container_exists(&self, id: &str) -> Result<bool> {
+        self.0.db.read(|c| {
+            let select = "SELECT 1 FROM containers WHERE id = ?1";
+            Ok(c.query_row(select, [id], |_| Ok(())).optional()?.is_some())
+        })
+    }
+
     /// Moves a container to a further stage; a process that is making or removing it is this one.
     ///
     /// # Errors

@@ -1,0 +1,242 @@
+//! Making a container: its record, its snapshot, its volumes.
+
+use std::collections::BTreeMap;
+
+use unlade_graph::driver::{LayerId, RwOptions};
+
+use super::{
+    Containers, Status, names,
+    record::{Facts, Record, text},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    image::{FullConfig, json::show},
+    spec::{self, ImageConfig, request::Request},
+    store::{Image, NewContainer, Stage},
+    volume::Planned,
+};
+
+/// The prefix of modes that name another container.
+pub(super) const OTHER: &str = "container:";
+/// Drivers of logs that there are.
+const LOG_DRIVERS: [&str; 4] = ["", "json-file", "k8s-file", "none"];
+/// Options of those that write files.
+const LOG_OPTIONS: [&str; 2] = ["max-size", "max-file"];
+
+/// A container to be made.
+#[derive(Debug)]
+pub struct New<'a> {
+    /// Its image.
+    pub image: &'a Image,
+    /// The image's config.
+    pub config: &'a FullConfig,
+    /// The names of the image's layers, lowest first.
+    pub layers: &'a [LayerId],
+    /// What it is to be.
+    pub request: Request,
+    /// Its name; two words if none is given.
+    pub name: Option<String>,
+    /// It is started at once by this process, and goes with its end.
+    pub transient: bool,
+}
+
+/// A container that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// It.
+    pub record: Record,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Containers<'_> {
+    /// Makes a container. Until it is started or [`Containers::keep`] is called, it goes when this
+    /// process ends.
+    ///
+    /// # Errors
+    /// For what is wrong with the request, with docker's words; [`Kind::Conflict`] for a name
+    /// that is taken. Nothing is left then.
+    pub fn create(&self, new: New<'_>) -> Result<Made> {
+        let New {
+            image,
+            config,
+            layers,
+            mut request,
+            name,
+            transient,
+        } = new;
+        let name = name
+            .map(|n| names::check(&n).map(str::to_owned))
+            .transpose()?;
+        let image_config = ImageConfig::from(config);
+        spec::merge(&image_config, &mut request)?;
+        let host = self.host();
+        let warnings = spec::check(&request, host)?;
+        check_log(&request)?;
+        check_storage(&request, self.driver.kind().name())?;
+        self.runtime(&request.host_config.runtime)?;
+        self.networks.check(&mut request)?;
+        let id = names::new_id()?;
+        if request.config.hostname.is_empty() {
+            request.config.hostname = spec::hostname(&request, host, &id);
+        }
+        let facts = Facts {
+            image: image_config,
+            platform: format!("{}/{}", config.os, config.architecture),
+            mounts: Vec::new(),
+            others: self.others(&request)?,
+        };
+        let created = jiff::Timestamp::now().as_nanosecond();
+        let mut record = Record {
+            id,
+            name: String::new(),
+            created: i64::try_from(created).unwrap_or(i64::MAX),
+            image: image.id,
+            request,
+            facts,
+            stage: Stage::Creating,
+            abandoned: false,
+            run: None,
+        };
+        self.add(&mut record, name, transient)?;
+        match self.furnish(&mut record, layers) {
+            Ok(()) => {
+                self.journal().container("create", &record, &[]);
+                Ok(Made { record, warnings })
+            }
+            Err(e) => {
+                // What is left of it is found by its record, if this fails too.
+                if let Err(left) = self.remove_all(&record) {
+                    tracing::warn!(error = %left, "a container that could not be made stays");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// A container that was made stays when this process ends.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn keep(&self, record: &Record) -> Result<()> {
+        self.store.set_container_stage(&record.id, Stage::Created)
+    }
+
+    /// Records it under its name, or under one that is free.
+    fn add(&self, record: &mut Record, name: Option<String>, transient: bool) -> Result<()> {
+        for tries in 0.. {
+            record.name = match &name {
+                Some(name) => name.clone(),
+                None => names::generate(tries)?,
+            };
+            let new = NewContainer {
+                id: record.id.clone(),
+                name: record.name.clone(),
+                created: record.created,
+                image: record.image,
+                request: text(&record.request)?,
+                facts: text(&record.facts)?,
+                transient,
+            };
+            match self.store.add_container(&new) {
+                Err(e) if e.kind() == Kind::Conflict && name.is_none() && tries < 20 => {}
+                done => return done,
+            }
+        }
+        Ok(())
+    }
+
+    fn furnish(&self, record: &mut Record, layers: &[LayerId]) -> Result<()> {
+        let snapshot = Self::snapshot(&record.id)?;
+        self.driver
+            .create_rw(&snapshot, layers, &RwOptions::default())?;
+        let mut others: Vec<(String, Vec<Planned>)> = Vec::new();
+        for from in &record.request.host_config.volumes_from {
+            let (name, mode) = from.split_once(':').unwrap_or((from, ""));
+            let other = self.find(name)?;
+            others.push((mode.to_owned(), other.facts.mounts));
+        }
+        let others: Vec<(&str, Vec<Planned>)> = others
+            .iter()
+            .map(|(mode, mounts)| (&**mode, mounts.clone()))
+            .collect();
+        record.facts.mounts = self.volumes.plan(&record.id, &record.request, &others)?;
+        if !record.facts.mounts.is_empty() {
+            self.store
+                .set_container_facts(&record.id, &text(&record.facts)?)?;
+        }
+        Ok(())
+    }
+
+    /// The containers that modes such as `container:web` stand for.
+    fn others(&self, request: &Request) -> Result<BTreeMap<String, String>> {
+        let host = &request.host_config;
+        let mut others = BTreeMap::new();
+        for mode in [&host.network_mode, &host.pid_mode, &host.ipc_mode] {
+            if let Some(name) = mode.strip_prefix(OTHER) {
+                others.insert(name.to_owned(), self.find(name)?.id);
+            }
+        }
+        Ok(others)
+    }
+
+    /// Another container whose namespaces are to be joined, and its first process.
+    pub(super) fn other(&self, record: &Record, name: &str, what: &str) -> Result<(Record, i32)> {
+        let id = record.facts.others.get(name).map_or(name, |id| id);
+        let other = self.find(id)?;
+        let view = self.view(&other)?;
+        if view.status == Status::Restarting {
+            let m = format!("cannot join {what} of a restarting container: {}", other.id);
+            return Err(Error::new(Kind::Conflict, m).with_hint("wait until it runs"));
+        }
+        if view.pid == 0 {
+            let m = format!(
+                "cannot join {what} of a non running container: {}",
+                other.id
+            );
+            return Err(Error::new(Kind::Conflict, m)
+                .with_hint(format!("start it first: `unlade start {}`", other.name)));
+        }
+        Ok((other, view.pid))
+    }
+}
+
+fn check_log(request: &Request) -> Result<()> {
+    let log = &request.host_config.log_config;
+    if !LOG_DRIVERS.contains(&&*log.r#type) {
+        let m = format!(
+            "logger: no log driver named '{}' is registered",
+            show(&log.r#type)
+        );
+        return Err(
+            Error::new(Kind::BadInput, m).with_hint("drivers are json-file, k8s-file and none")
+        );
+    }
+    let driver = if log.r#type.is_empty() {
+        "json-file"
+    } else {
+        &log.r#type
+    };
+    for key in log.config.keys() {
+        let known = driver != "none" && LOG_OPTIONS.contains(&&**key)
+            || driver == "json-file" && matches!(&**key, "labels" | "env");
+        if !known {
+            let m = format!("unknown log opt '{}' for {driver} log driver", show(key));
+            return Err(Error::new(Kind::BadInput, m)
+                .with_hint("options are max-size and max-file, and for json-file labels and env"));
+        }
+    }
+    super::start::log_limits(request).map(drop)
+}
+
+fn check_storage(request: &Request, driver: &str) -> Result<()> {
+    let Some(key) = request.host_config.storage_opt.keys().next() else {
+        return Ok(());
+    };
+    let m = format!(
+        "--storage-opt {} is not supported by the graph driver {driver}",
+        show(key)
+    );
+    Err(Error::new(Kind::Unsupported, m)
+        .with_hint("no graph driver limits the size of a container yet"))
+}

@@ -1,0 +1,233 @@
+//! Further processes in a container that runs.
+
+use std::{fs, process::Stdio};
+
+use oci_spec::runtime::Spec;
+use rustix::fs::{Mode, OFlags};
+
+use super::{
+    Containers, Record, Refusal, Status, names,
+    place::{failed, make_dir},
+};
+pub use crate::spec::ExecRequest;
+use crate::{
+    error::{Error, Kind, Result},
+    runtime::{Flavor, last_error},
+    shim::{self, Connection, Exec, Fds, Io, Outcome, Size, Stdin, Streams},
+    spec::{self, ResolvedUser},
+};
+
+/// Longest log of a runtime that is read, in bytes.
+const MAX_LOG: usize = 1 << 20;
+
+/// Where a process's streams go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExecWays {
+    /// Nobody waits for it.
+    pub detach: bool,
+    /// It gets the caller's standard input.
+    pub interactive: bool,
+    /// Size of the terminal, if it gets one.
+    pub size: Size,
+}
+
+/// What became of a further process.
+#[derive(Debug)]
+pub enum ExecEnd {
+    /// It ended so.
+    Exited(u8),
+    /// It goes on by itself.
+    Detached,
+    /// It runs on a terminal, which this leads to.
+    Terminal(Connection),
+    /// It could not be started.
+    Refused(Refusal),
+}
+
+impl Containers<'_> {
+    /// Runs a further process in a container. Without a terminal it has this process's own
+    /// standard streams.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if the container does not run or is frozen.
+    pub fn exec(&self, record: &Record, request: &ExecRequest, ways: ExecWays) -> Result<ExecEnd> {
+        let view = self.view(record)?;
+        match view.status {
+            Status::Running => {}
+            Status::Paused => {
+                let m = format!(
+                    "Container {} is paused, unpause the container before exec",
+                    record.name
+                );
+                return Err(Error::new(Kind::Conflict, m)
+                    .with_hint(format!("`unlade unpause {}`", record.name)));
+            }
+            Status::Restarting => {
+                let m = format!(
+                    "Container {} is restarting, wait until the container is running",
+                    record.id
+                );
+                return Err(Error::new(Kind::Conflict, m).with_hint("`unlade ps` shows its state"));
+            }
+            _ => return Err(Self::not_running(record)),
+        }
+        let place = self.place(&record.id)?;
+        let spec = Spec::load(place.spec()).map_err(|e| {
+            Error::new(
+                Kind::Integrity,
+                format!("read `{}`: {e}", place.spec().display()),
+            )
+            .with_hint("restart the container")
+        })?;
+        let user = self.user_in(view.pid, request)?;
+        let process = spec::exec(&spec, &record.request, request, user.as_ref(), self.host())?;
+        let process = serde_json::to_value(&process)
+            .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
+        let exec_id = names::new_id()?;
+        let command = request.cmd.join(" ");
+        let more = [("execID", &*exec_id)];
+        self.journal()
+            .container(&format!("exec_create: {command}"), record, &more);
+        self.journal()
+            .container(&format!("exec_start: {command}"), record, &more);
+        let run = place.run.join("exec").join(&exec_id);
+        if !request.tty && !ways.detach {
+            let done = self.here(record, &process, &run, ways.interactive);
+            let _ = fs::remove_dir_all(&run);
+            return done;
+        }
+        let stdin = if ways.interactive && !ways.detach {
+            Stdin::Once
+        } else {
+            Stdin::Closed
+        };
+        let streams = Streams {
+            stdin: ways.interactive,
+            stdout: true,
+            stderr: true,
+        };
+        make_dir(&run)?;
+        let exec = Exec {
+            container: record.id.clone(),
+            id: exec_id,
+            run: run.clone(),
+            runtime: self.runtime(&record.request.host_config.runtime)?,
+            process,
+            io: if request.tty {
+                Io::Terminal {
+                    size: ways.size,
+                    stdin,
+                }
+            } else {
+                Io::Pipes { stdin }
+            },
+            foreground: (!ways.detach).then_some(streams),
+            cleanup: Vec::new(),
+            timeout_ms: 0,
+        };
+        let outcome = shim::exec(
+            self.config,
+            &exec,
+            &Fds {
+                rootfs: None,
+                stdio: None,
+            },
+        )?;
+        match outcome {
+            Outcome::Started(_) if ways.detach => Ok(ExecEnd::Detached),
+            Outcome::Started(started) => Ok(ExecEnd::Terminal(started.connection)),
+            Outcome::Refused(refused) => {
+                let _ = fs::remove_dir_all(&run);
+                Ok(ExecEnd::Refused(Refusal {
+                    exit_code: refused.exit_code,
+                    message: refused.message,
+                }))
+            }
+        }
+    }
+
+    /// Who `--user` is, looked up in the container's own root.
+    fn user_in(&self, pid: i32, request: &ExecRequest) -> Result<Option<ResolvedUser>> {
+        if request.user.is_empty() {
+            return Ok(None);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
+            .map_err(|e| Error::host("open the container's root", e))?;
+        use std::os::fd::AsFd;
+        spec::user::resolve(root.as_fd(), &request.user, &[]).map(Some)
+    }
+
+    /// Runs it as a child of this process, with its streams.
+    fn here(
+        &self,
+        record: &Record,
+        process: &serde_json::Value,
+        run: &std::path::Path,
+        interactive: bool,
+    ) -> Result<ExecEnd> {
+        make_dir(run)?;
+        let (file, log) = (run.join("process.json"), run.join("log"));
+        fs::write(&file, process.to_string()).map_err(failed("write", &file))?;
+        let runtime = self.runtime(&record.request.host_config.runtime)?;
+        let mut command = runtime.command();
+        command
+            .arg("--log")
+            .arg(&log)
+            .args(["--log-format", "json"]);
+        command
+            .args(["exec", "--process"])
+            .arg(&file)
+            .arg(&record.id);
+        if !interactive {
+            command.stdin(Stdio::null());
+        }
+        shim::seal_descriptors().map_err(|e| Error::host("keep descriptors from it", e))?;
+        // What it says of its own failures is in its log, and is told once, by us.
+        let ended = command
+            .status()
+            .map_err(|e| Error::host("run the runtime", e))?;
+        let code = ended.code().unwrap_or(255);
+        if code != 0 {
+            let mut said = fs::read(&log).unwrap_or_default();
+            said.truncate(MAX_LOG);
+            if let Some(message) = last_error(&said) {
+                let exit_code = code_of(&message);
+                // This one has said it on standard error too.
+                return Ok(match runtime.flavor {
+                    Flavor::Runc => ExecEnd::Exited(exit_code),
+                    Flavor::Crun => ExecEnd::Refused(Refusal { exit_code, message }),
+                });
+            }
+        }
+        Ok(ExecEnd::Exited(u8::try_from(code).unwrap_or(255)))
+    }
+}
+
+/// Docker's code for why a process could not be started.
+fn code_of(message: &str) -> u8 {
+    let message = message.to_lowercase();
+    let says = |parts: &[&str]| parts.iter().any(|p| message.contains(p));
+    if says(&["executable file not found", "no such file or directory"]) {
+        127
+    } else {
+        126
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes() {
+        for (message, want) in [
+            ("exec: \"x\": executable file not found in $PATH", 127),
+            ("exec: \"/x\": stat /x: no such file or directory", 127),
+            ("exec: \"/etc\": permission denied", 126),
+            ("exec: \"/etc\": is a directory", 126),
+        ] {
+            assert_eq!(code_of(message), want, "{message}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Where each field of a container's spec comes from. Nothing is made or changed for it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use unlade_graph::driver::{LayerId, MountOf};
+
+use super::{
+    Containers, Record, names,
+    start::{cgroup, image_security, init, runtime_facts},
+};
+use crate::{
+    error::Result,
+    image::FullConfig,
+    spec::{self, Field, Files, ImageConfig, Ns, Placement, Shm, request::Request},
+};
+
+impl Containers<'_> {
+    /// The fields of a container's spec. Volumes and binds, which are looked up when it is
+    /// started, are not among them.
+    ///
+    /// # Errors
+    /// If its root cannot be looked into.
+    pub fn explain(&self, record: &Record) -> Result<Vec<Field>> {
+        let root = self
+            .driver
+            .mount(MountOf::Snapshot(&Self::snapshot(&record.id)?))?;
+        self.fields(
+            &record.id,
+            &record.name,
+            &record.facts.image,
+            &record.request,
+            &root,
+        )
+    }
+
+    /// As [`Containers::explain`], of a container that could be made.
+    ///
+    /// # Errors
+    /// As [`Containers::create`], as far as the request is at fault.
+    pub fn explain_new(
+        &self,
+        config: &FullConfig,
+        layers: &[LayerId],
+        mut request: Request,
+    ) -> Result<Vec<Field>> {
+        let image = ImageConfig::from(config);
+        spec::merge(&image, &mut request)?;
+        spec::check(&request, self.host())?;
+        let id = names::new_id()?;
+        if request.config.hostname.is_empty() {
+            request.config.hostname = spec::hostname(&request, self.host(), &id);
+        }
+        let root = self.driver.mount(MountOf::Layers(layers))?;
+        self.fields(&id, &names::generate(0)?, &image, &request, &root)
+    }
+
+    fn fields(
+        &self,
+        id: &str,
+        name: &str,
+        image: &ImageConfig,
+        request: &Request,
+        root: &OwnedFd,
+    ) -> Result<Vec<Field>> {
+        let host = &request.host_config;
+        let place = self.place(id)?;
+        let mode = |mode: &str| match mode {
+            "host" => Ns::Host,
+            other if other.starts_with("container:") => Ns::Path(other.into()),
+            _ => Ns::New,
+        };
+        let placement = Placement {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            hostname: request.config.hostname.clone(),
+            rootfs: "rootfs".into(),
+            user: spec::user::resolve(root.as_fd(), &request.config.user, &host.group_add)?,
+            network: match &*host.network_mode {
+                "none" => Ns::New,
+                "host" => Ns::Host,
+                other if other.starts_with("container:") => Ns::Path(other.into()),
+                _ => Ns::Path(self.config.run_root.join("netns").join(id)),
+            },
+            pid: mode(&host.pid_mode),
+            ipc: mode(&host.ipc_mode),
+            uts: mode(&host.uts_mode),
+            shm: match &*host.ipc_mode {
+                "none" => Shm::Absent,
+                "host" => Shm::Path("/dev/shm".into()),
+                _ => Shm::Own,
+            },
+            files: Files {
+                hostname: Some(place.run.join("hostname")),
+                hosts: Some(place.run.join("hosts")),
+                resolv_conf: Some(place.run.join("resolv.conf")),
+            },
+            devices: spec::devices::find(request)?,
+            cgroup_path: cgroup(request, id),
+            init: init(request)?,
+            image_security: image_security(request)?,
+            runtime: runtime_facts(&self.runtime(&host.runtime)?),
+            ..Placement::default()
+        };
+        spec::assemble(image, request, self.host(), &placement)?.explain()
+    }
+}

@@ -1,0 +1,339 @@
+//! The end of a container: of its run, of itself, and of what killed processes have left.
+
+use std::{fs, io, time::Duration};
+
+use unlade_graph::driver::NodeId;
+
+use super::{
+    Containers, Status,
+    place::{Place, failed},
+    record::{Record, Run, text},
+    start::cgroup,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    runtime::cgroup::Cgroup,
+    shim,
+    store::Stage,
+};
+
+/// How long is waited for a container that was killed.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// How a container is to be removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Removal {
+    /// Also while it runs.
+    pub force: bool,
+    /// Its anonymous volumes too.
+    pub volumes: bool,
+}
+
+/// What a removal has taken away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Volumes without a name.
+    pub volumes: Vec<String>,
+}
+
+impl Containers<'_> {
+    /// What has to be done when a container has ended: its network goes, how it ended is
+    /// recorded, and with `--rm` it is removed. Done twice, it is done once.
+    ///
+    /// # Errors
+    /// If the host refuses; the next command tries again.
+    pub fn clean_up(&self, id: &str) -> Result<()> {
+        let place = self.place(id)?;
+        let locked = place.lock()?;
+        let record = match self.find(id) {
+            Ok(record) => record,
+            Err(e) if e.kind() == Kind::NotFound => return place.remove_run(),
+            Err(e) => return Err(e),
+        };
+        if self.view(&record)?.is_active() {
+            return Ok(());
+        }
+        if record.request.host_config.auto_remove {
+            self.remove_all(&record)?;
+        } else if self.seen(id)?.is_some() {
+            self.end_run(&record, &place)?;
+        }
+        drop(locked);
+        Ok(())
+    }
+
+    /// Records how a run ended and takes away what lived with it. The caller holds the lock.
+    pub(super) fn end_run(&self, record: &Record, place: &Place) -> Result<()> {
+        let seen = self.seen(&record.id)?;
+        self.stop_remains(record, place)?;
+        self.networks.detach(&record.id)?;
+        if let Some(seen) = seen {
+            let view = self.view(record)?;
+            let run = Run {
+                exit_code: Some(view.exit_code),
+                error: view.error,
+                finished: seen.state.finished.clone().or_else(|| Some(super::now())),
+                ..Run::of(&seen.state)
+            };
+            self.store.set_container_run(&record.id, &text(&run)?)?;
+        }
+        place.remove_run()
+    }
+
+    /// Ends what a killed shim may have left running, and what the runtime keeps of it.
+    pub(super) fn stop_remains(&self, record: &Record, place: &Place) -> Result<()> {
+        let orderly = match shim::State::look(&place.run)? {
+            None => !place.spec().exists(),
+            Some(seen) => matches!(
+                seen.state.status,
+                shim::Status::Exited | shim::Status::Failed
+            ),
+        };
+        if orderly {
+            return Ok(());
+        }
+        match self.runtime(&record.request.host_config.runtime) {
+            Ok(runtime) => runtime.delete(&record.id, true)?,
+            // Without a runtime nothing of it can be left but processes.
+            Err(e) => tracing::warn!(error = %e, "no runtime to clean up with"),
+        }
+        let cgroup = Cgroup::at(&cgroup(&record.request, &record.id));
+        match cgroup.map(|c| c.remove()) {
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(error = %e, "a control group stays");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes away all of a container, its record last. The caller holds its lock, or has just made
+    /// it.
+    pub(super) fn remove_all(&self, record: &Record) -> Result<Removed> {
+        let volumes = record.request.host_config.auto_remove;
+        self.remove_parts(record, volumes)
+    }
+
+    fn remove_parts(&self, record: &Record, anonymous: bool) -> Result<Removed> {
+        let place = self.place(&record.id)?;
+        self.stop_remains(record, &place)?;
+        self.networks.detach(&record.id)?;
+        let volumes = self.volumes.release(&record.id, anonymous)?;
+        place.remove_log()?;
+        let snapshot = Self::snapshot(&record.id)?;
+        self.driver.remove(&NodeId::Snapshot(snapshot))?;
+        place.remove_run()?;
+        self.journal().container("destroy", record, &[]);
+        self.store.remove_container(&record.id)?;
+        if let Err(e) = self.driver.sweep() {
+            tracing::debug!(error = %e, "what was removed is swept later");
+        }
+        Ok(Removed { volumes })
+    }
+
+    /// Removes a container.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] with docker's words if it runs and that is not forced.
+    pub fn remove(&self, record: &Record, removal: Removal) -> Result<Removed> {
+        let place = self.place(&record.id)?;
+        let view = self.view(record)?;
+        if view.is_active() {
+            if !removal.force {
+                return Err(busy(record, view.status));
+            }
+            self.end(record)?;
+        }
+        let locked = place.lock()?;
+        // It may have been removed, or started again, while the lock was waited for.
+        let record = match self.store.container(&record.id) {
+            Ok(row) => Record::parse(row)?,
+            Err(e) if e.kind() == Kind::NotFound => {
+                place.remove_run()?;
+                return Ok(Removed::default());
+            }
+            Err(e) => return Err(e),
+        };
+        let view = self.view(&record)?;
+        if view.is_active() && view.status != Status::Dead {
+            return Err(busy(&record, view.status));
+        }
+        self.store
+            .set_container_stage(&record.id, Stage::Removing)?;
+        let removed = self.remove_parts(&record, removal.volumes)?;
+        drop(locked);
+        Ok(removed)
+    }
+
+    /// Kills a container and waits for its end.
+    fn end(&self, record: &Record) -> Result<()> {
+        let run = self.place(&record.id)?.run;
+        let kill = crate::spec::signal::parse("KILL")?;
+        match shim::wait(&run) {
+            Ok(mut connection) => {
+                if self.view(record)?.status == Status::Paused {
+                    self.runtime(&record.request.host_config.runtime)?
+                        .resume(&record.id)?;
+                }
+                shim::stop(&run, kill, None)?;
+                let ended = Waiter::spawn(move || connection.exit().map(drop));
+                ended.within(KILLED)
+            }
+            // Its shim is gone: the runtime does it.
+            Err(e) if e.kind() == Kind::NotFound => {
+                let place = self.place(&record.id)?;
+                let _locked = place.lock()?;
+                self.stop_remains(record, &place)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes up what killed processes and earlier boots have left. Costs a read where there is
+    /// nothing.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn recover(&self) -> Result<()> {
+        for row in self.store.abandoned_containers()? {
+            let record = Record::parse(row)?;
+            let place = self.place(&record.id)?;
+            // Somebody is at it already.
+            let Some(_locked) = place.lock_now()? else {
+                continue;
+            };
+            let record = match self.store.container(&record.id) {
+                Ok(row) if row.abandoned => Record::parse(row)?,
+                Ok(_) => continue,
+                Err(e) if e.kind() == Kind::NotFound => {
+                    place.remove_run()?;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let seen = self.seen(&record.id)?;
+            let lives = seen.as_ref().is_some_and(|s| s.shim);
+            if record.stage == Stage::Creating && lives {
+                // The client that started it was killed; it goes on.
+                let run = seen.map(|s| Run {
+                    exit_code: None,
+                    ..Run::of(&s.state)
+                });
+                self.store.set_container_run(&record.id, &text(&run)?)?;
+                continue;
+            }
+            tracing::info!(
+                id = record.id,
+                "removing a container that a killed process has left"
+            );
+            self.remove_parts(&record, true)?;
+        }
+        Ok(())
+    }
+
+    /// After a boot: containers that were to go with their end go, and so do snapshots without a
+    /// record.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn recover_boot(&self) -> Result<()> {
+        let records = self.all()?;
+        for record in &records {
+            let place = self.place(&record.id)?;
+            let Some(_locked) = place.lock_now()? else {
+                continue;
+            };
+            let view = self.view(record)?;
+            if view.is_active() {
+                continue;
+            }
+            if record.request.host_config.auto_remove && record.stage == Stage::Created {
+                self.remove_parts(record, true)?;
+            } else if self.seen(&record.id)?.is_some() {
+                self.end_run(record, &place)?;
+            } else {
+                place.remove_run()?;
+            }
+        }
+        self.networks.sweep(&|id| {
+            let there = records.iter().any(|r| r.id == id);
+            Ok(there && self.seen(id)?.is_some_and(|s| s.shim || s.init))
+        })?;
+        self.volumes.sweep()?;
+        self.stray_runs(&records)
+    }
+
+    /// Directories of runs whose records are gone.
+    fn stray_runs(&self, records: &[Record]) -> Result<()> {
+        let dir = self.config.run_root.join("containers");
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed("list", &dir))?,
+        };
+        for entry in entries {
+            let name = entry.map_err(failed("list", &dir))?.file_name();
+            let Some(id) = name.to_str().map(|n| n.trim_end_matches(".removed")) else {
+                continue;
+            };
+            if !super::names::is_id(id) || records.iter().any(|r| r.id == id) {
+                continue;
+            }
+            // Another graph driver's, or one that was made just now.
+            if self.store.container_exists(id)? {
+                continue;
+            }
+            let place = self.place(id)?;
+            if self.seen(id)?.is_some_and(|s| s.shim || s.init) {
+                continue;
+            }
+            if let Some(_locked) = place.lock_now()? {
+                place.remove_run()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn busy(record: &Record, status: Status) -> Error {
+    let m = match status {
+        Status::Paused => format!(
+            "cannot remove container \"{}\": container is paused and must be unpaused first",
+            record.name
+        ),
+        Status::Restarting => format!(
+            "cannot remove container \"{}\": container is restarting: stop the container before \
+             removing or force remove",
+            record.name
+        ),
+        _ => format!(
+            "cannot remove container \"{}\": container is running: stop the container before \
+             removing or force remove",
+            record.name
+        ),
+    };
+    Error::new(Kind::Conflict, m).with_hint(format!("`unlade rm -f {}`", record.name))
+}
+
+/// Something that is waited for on a thread of its own, so that the wait can be given up.
+pub(super) struct Waiter<T>(std::sync::mpsc::Receiver<T>);
+
+impl<T: Send + 'static> Waiter<T> {
+    pub(super) fn spawn(wait: impl FnOnce() -> T + Send + 'static) -> Self {
+        let (tx, rx) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // Nobody listens any more: the wait was given up.
+            let _ = tx.send(wait());
+        });
+        Self(rx)
+    }
+}
+
+impl Waiter<Result<()>> {
+    fn within(self, most: Duration) -> Result<()> {
+        self.0.recv_timeout(most).unwrap_or_else(|_| {
+            let m = "the container did not end although it was killed";
+            Err(Error::new(Kind::Host, m)
+                .with_hint("a process of it may hang in the kernel: `ps` shows state D"))
+        })
+    }
+}

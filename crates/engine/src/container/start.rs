@@ -1,0 +1,642 @@
+//! Starting a container: its root is mounted, its network made, its spec assembled, and its shim
+//! takes over.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use unlade_graph::driver::MountOf;
+
+use super::{
+    Containers, Status,
+    create::OTHER,
+    now,
+    place::{Locked, Place, failed, make_dir},
+    record::{Record, Run, text},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    network::{self, Member},
+    runtime::{Flavor, Runtime},
+    shim::{
+        Connection, Fds, Health, Io, Launch, Log, LogFile, Mounts, Outcome, Restart, Shim, Size,
+        Stdin, Streams,
+    },
+    spec::{
+        self, Assembled, Files, ImageSecurity, Ns, Placement, RuntimeFacts, Shm,
+        request::{Healthcheck, Request},
+    },
+    volume::Resolved,
+};
+
+/// Inits that can be the first process of a container, in the order in which they are looked for.
+const INITS: [&str; 6] = [
+    "/usr/libexec/podman/catatonit",
+    "/usr/bin/catatonit",
+    "/usr/bin/docker-init",
+    "/usr/libexec/docker/docker-init",
+    "/usr/bin/tini",
+    "/usr/bin/tini-static",
+];
+/// Nanoseconds in a millisecond, of Docker's health checks.
+const MS: i64 = 1_000_000;
+
+/// How a container is to be started.
+#[derive(Debug, Clone, Default)]
+pub struct Begin {
+    /// Streams that this process takes part in; `None` to leave it alone.
+    pub foreground: Option<Streams>,
+    /// Size of the terminal, where it gets one.
+    pub size: Size,
+    /// This process waits for its end and cleans up.
+    pub cleans: bool,
+    /// The command line that cleans up otherwise, without the id at its end.
+    pub cleanup: Vec<String>,
+}
+
+/// What became of a start.
+#[derive(Debug)]
+pub enum Begun {
+    /// It runs.
+    Running(Connection),
+    /// It ran already.
+    Already,
+    /// It could not be started.
+    Refused(Refusal),
+}
+
+/// Why a container could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// 125, 126 or 127.
+    pub exit_code: u8,
+    /// What the runtime said.
+    pub message: String,
+}
+
+impl Refusal {
+    /// As an error.
+    pub fn error(&self) -> Error {
+        let e = Error::new(Kind::Host, self.message.clone());
+        match self.exit_code {
+            127 => e.with_hint("is it in the image, and in its PATH?"),
+            126 => e.with_hint("it is there, but cannot be executed"),
+            _ => e.with_hint("UNLADE_LOG=debug tells more"),
+        }
+    }
+}
+
+/// What was set up for a start.
+struct Ready {
+    rootfs: OwnedFd,
+    /// Keeps published ports from other programs until the runtime has taken over.
+    _held: Vec<OwnedFd>,
+    resolved: Resolved,
+    runtime: Runtime,
+    cgroup: String,
+}
+
+impl Containers<'_> {
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// If something that it needs cannot be had. What was set up is undone then.
+    pub fn start(&self, record: &Record, begin: &Begin) -> Result<Begun> {
+        let place = self.place(&record.id)?;
+        let locked = place.lock()?;
+        let seen = self.seen(&record.id)?;
+        match self.view(record)?.status {
+            Status::Running | Status::Restarting => return Ok(Begun::Already),
+            Status::Paused => {
+                let m = "cannot start a paused container, try unpause instead";
+                return Err(Error::new(Kind::Conflict, m)
+                    .with_hint(format!("`unlade unpause {}`", record.name)));
+            }
+            Status::Removing => {
+                let m = format!(
+                    "container {} is marked for removal and cannot be started",
+                    record.id
+                );
+                return Err(Error::new(Kind::Conflict, m).with_hint("make another one"));
+            }
+            Status::Dead => {
+                let m = format!("container {} runs, but its shim was killed", record.id);
+                return Err(Error::new(Kind::Conflict, m).with_hint(format!(
+                    "`unlade rm -f {}`, or `unlade kill` it",
+                    record.name
+                )));
+            }
+            Status::Created | Status::Exited => {}
+        }
+        if seen.is_some() {
+            // A run that nobody has cleaned up.
+            self.end_run(record, &place)?;
+            make_dir(&place.run)?;
+        }
+        let done = self.begin(record, begin, &place);
+        if !matches!(done, Ok(Begun::Running(_))) {
+            self.undo(record, &place, &done);
+        }
+        drop::<Locked>(locked);
+        done
+    }
+
+    fn begin(&self, record: &Record, begin: &Begin, place: &Place) -> Result<Begun> {
+        let host = &record.request.host_config;
+        let runtime = self.runtime(&host.runtime)?;
+        // Joining another's /dev/shm needs a mount that the shim's namespace must have.
+        let shm = self.shm(record, place)?;
+        let shim = Shim::spawn(self.config)?;
+        let (ready, spec) = self.ready(record, place, runtime, shm)?;
+        write(&place.spec(), &spec.to_json()?)?;
+        make_dir(&place.run.join("rootfs"))?;
+        let launch = self.launch(record, begin, place, &ready)?;
+        if !begin.cleans {
+            let run = Run {
+                boot: self.boot().to_owned(),
+                started: Some(now()),
+                ..Run::default()
+            };
+            self.store.set_container_run(&record.id, &text(&run)?)?;
+        }
+        let fds = Fds {
+            rootfs: Some(ready.rootfs.as_fd()),
+            stdio: None,
+        };
+        let outcome = shim.start(&launch, &fds)?;
+        drop(ready);
+        match outcome {
+            Outcome::Started(started) => {
+                let journal = self.journal();
+                if begin.foreground.is_some() {
+                    journal.container("attach", record, &[]);
+                }
+                journal.container("start", record, &[]);
+                Ok(Begun::Running(started.connection))
+            }
+            Outcome::Refused(refused) => Ok(Begun::Refused(Refusal {
+                exit_code: refused.exit_code,
+                message: refused.message,
+            })),
+        }
+    }
+
+    /// Mounts and network, side by side; then what depends on both.
+    fn ready(
+        &self,
+        record: &Record,
+        place: &Place,
+        runtime: Runtime,
+        shm: Shm,
+    ) -> Result<(Ready, Assembled)> {
+        let request = &record.request;
+        let other = match request.host_config.network_mode.strip_prefix(OTHER) {
+            Some(name) => Some(self.other(record, name, "network")?),
+            None => None,
+        };
+        let who = Member {
+            id: &record.id,
+            name: &record.name,
+            hostname: &request.config.hostname,
+            other: other.as_ref().map(|(other, pid)| (&*other.id, *pid)),
+        };
+        let quick =
+            matches!(&*request.host_config.network_mode, "none" | "host") || other.is_some();
+        let facts = runtime_facts(&runtime);
+        let root = || {
+            let snapshot = Self::snapshot(&record.id)?;
+            let rootfs = self.driver.mount(MountOf::Snapshot(&snapshot))?;
+            let user = &request.config.user;
+            let user = spec::user::resolve(rootfs.as_fd(), user, &request.host_config.group_add)?;
+            let mounts = &record.facts.mounts;
+            let resolved = self
+                .volumes
+                .resolve(&record.id, mounts, rootfs.as_fd(), &facts)?;
+            Ok::<_, Error>((rootfs, user, resolved))
+        };
+        let ((rootfs, user, resolved), attached) = if quick {
+            (root()?, self.networks.attach(&who, request)?)
+        } else {
+            thread::scope(|scope| {
+                let attach = scope.spawn(|| self.networks.attach(&who, request));
+                let root = root();
+                let attached = attach
+                    .join()
+                    .map_err(|_| Error::new(Kind::Bug, "the thread of the network panicked"))?;
+                Ok::<_, Error>((root?, attached?))
+            })?
+        };
+        let files = match &other {
+            Some((other, _)) => their_files(&self.place(&other.id)?.run),
+            None => network::files::write(&place.run, &who, request, &attached)?,
+        };
+        let host = self.host();
+        let cgroup = cgroup(request, &record.id);
+        let placement = Placement {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            hostname: request.config.hostname.clone(),
+            rootfs: PathBuf::from("rootfs"),
+            user,
+            network: attached.ns.clone(),
+            pid: self.joined(record, &request.host_config.pid_mode, "pid")?,
+            ipc: self.joined(record, &request.host_config.ipc_mode, "ipc")?,
+            uts: match &*request.host_config.uts_mode {
+                "host" => Ns::Host,
+                _ => Ns::New,
+            },
+            shm,
+            files,
+            mounts: resolved.mounts.clone(),
+            devices: spec::devices::find(request)?,
+            cgroup_path: cgroup.clone(),
+            init: init(request)?,
+            image_security: image_security(request)?,
+            runtime: facts,
+            ..Placement::default()
+        };
+        let spec = spec::assemble(&record.facts.image, request, host, &placement)?;
+        for warning in &spec.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok((
+            Ready {
+                rootfs,
+                _held: attached.held,
+                resolved,
+                runtime,
+                cgroup,
+            },
+            spec,
+        ))
+    }
+
+    /// A namespace that is the host's, another container's, or a new one.
+    fn joined(&self, record: &Record, mode: &str, kind: &str) -> Result<Ns> {
+        match mode.strip_prefix(OTHER) {
+            _ if mode == "host" => Ok(Ns::Host),
+            Some(name) => {
+                let what = kind.to_ascii_uppercase();
+                let (other, pid) = self.other(record, name, &what)?;
+                if kind == "ipc"
+                    && !matches!(&*other.request.host_config.ipc_mode, "shareable" | "host")
+                {
+                    let m = format!(
+                        "cannot join IPC of container {}: non-shareable IPC",
+                        other.id
+                    );
+                    return Err(Error::new(Kind::Conflict, m)
+                        .with_hint("make that one with --ipc shareable"));
+                }
+                Ok(Ns::Path(PathBuf::from(format!("/proc/{pid}/ns/{kind}"))))
+            }
+            None => Ok(Ns::New),
+        }
+    }
+
+    /// What is at its `/dev/shm`. Another container's is looked up in that one's root, whose
+    /// links lead nowhere else, and bound in our own directory: no path of it is used twice.
+    fn shm(&self, record: &Record, place: &Place) -> Result<Shm> {
+        let mode = &record.request.host_config.ipc_mode;
+        match mode.strip_prefix(OTHER) {
+            _ if mode == "host" => Ok(Shm::Path(PathBuf::from("/dev/shm"))),
+            _ if mode == "none" => Ok(Shm::Absent),
+            Some(name) => {
+                let (_, pid) = self.other(record, name, "IPC")?;
+                let at = place.run.join("shm");
+                make_dir(&at)?;
+                bind_shm(pid, &at)?;
+                Ok(Shm::Path(at))
+            }
+            None => Ok(Shm::Own),
+        }
+    }
+
+    fn launch(
+        &self,
+        record: &Record,
+        begin: &Begin,
+        place: &Place,
+        ready: &Ready,
+    ) -> Result<Launch> {
+        let request = &record.request;
+        let stdin = match (request.config.open_stdin, request.config.stdin_once) {
+            (false, _) => Stdin::Closed,
+            (true, true) => Stdin::Once,
+            (true, false) => Stdin::Open,
+        };
+        let mut cleanup = begin.cleanup.clone();
+        if !cleanup.is_empty() {
+            cleanup.push(record.id.clone());
+        }
+        Ok(Launch {
+            id: record.id.clone(),
+            bundle: place.run.clone(),
+            run: place.run.clone(),
+            runtime: ready.runtime.clone(),
+            io: if request.config.tty {
+                Io::Terminal {
+                    size: size(begin.size, request.host_config.console_size),
+                    stdin,
+                }
+            } else {
+                Io::Pipes { stdin }
+            },
+            foreground: begin.foreground,
+            log: log(record, place)?,
+            cgroup: Some(ready.cgroup.clone()),
+            hooks: false,
+            mounts: if ready.resolved.shared {
+                Mounts::Host
+            } else {
+                Mounts::Own
+            },
+            restart: restart(request),
+            restarts: 0,
+            health: health(request),
+            cleanup,
+            client_cleans: begin.cleans,
+            events: Some(self.journal().path().to_owned()),
+            timeout_ms: 0,
+        })
+    }
+
+    /// Takes back what a start has set up that came to nothing.
+    fn undo(&self, record: &Record, place: &Place, done: &Result<Begun>) {
+        let (exit_code, error) = match done {
+            Ok(Begun::Refused(refusal)) => (i32::from(refusal.exit_code), refusal.message.clone()),
+            Ok(_) => return,
+            Err(e) => (125, e.to_string()),
+        };
+        let run = Run {
+            boot: self.boot().to_owned(),
+            exit_code: Some(exit_code),
+            error,
+            ..record.run.clone().unwrap_or_default()
+        };
+        let undone = (|| {
+            self.stop_remains(record, place)?;
+            self.networks.detach(&record.id)?;
+            place.remove_run()?;
+            // One that is made and started in one go is removed by its maker.
+            if record.stage == crate::store::Stage::Created {
+                self.store.set_container_run(&record.id, &text(&run)?)?;
+            }
+            Ok::<_, Error>(())
+        })();
+        if let Err(e) = undone {
+            tracing::warn!(error = %e, "what a failed start has left stays for the next command");
+        }
+    }
+}
+
+/// Writes a file that is nobody else's.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).map_err(failed("write", path))
+}
+
+/// The files of the container whose network is joined, as far as it has them.
+fn their_files(run: &Path) -> Files {
+    let there = |name: &str| Some(run.join(name)).filter(|p| p.exists());
+    Files {
+        hostname: there("hostname"),
+        hosts: there("hosts"),
+        resolv_conf: there("resolv.conf"),
+    }
+}
+
+fn bind_shm(pid: i32, at: &Path) -> Result<()> {
+    use rustix::{
+        fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+        mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    };
+    let refused = |e: rustix::io::Errno| {
+        Error::host(
+            format!("join the /dev/shm of process {pid}"),
+            std::io::Error::from(e),
+        )
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty()).map_err(refused)?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let shm = openat2(&root, "dev/shm", flags, Mode::empty(), resolve).map_err(refused)?;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(&shm, "", clone).map_err(refused)?;
+    move_mount(&tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(refused)
+}
+
+/// Its control group as the spec has it.
+pub(super) fn cgroup(request: &Request, id: &str) -> String {
+    let parent = match &*request.host_config.cgroup_parent {
+        "" => "unlade",
+        parent => parent.trim_matches('/'),
+    };
+    format!("/{parent}/{id}")
+}
+
+pub(super) fn image_security(request: &Request) -> Result<ImageSecurity> {
+    match &*request.host_config.image_security {
+        "" | "narrow" => Ok(ImageSecurity::Narrow),
+        "replace" => Ok(ImageSecurity::Replace),
+        "ignore" => Ok(ImageSecurity::Ignore),
+        other => Err(
+            Error::new(Kind::BadInput, format!("`{other}` is no image security"))
+                .with_hint("write narrow, replace or ignore"),
+        ),
+    }
+}
+
+/// What the runtime can do, by its version.
+pub(super) fn runtime_facts(runtime: &Runtime) -> RuntimeFacts {
+    let mut numbers = runtime
+        .version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse().ok());
+    let mut next = || numbers.next().flatten().unwrap_or(0_u32);
+    let version = (next(), next());
+    match runtime.flavor {
+        Flavor::Runc => RuntimeFacts {
+            time_namespace: version >= (1, 2),
+            recursive_read_only: version >= (1, 1),
+        },
+        Flavor::Crun => RuntimeFacts {
+            time_namespace: false,
+            recursive_read_only: version >= (1, 4),
+        },
+    }
+}
+
+pub(super) fn init(request: &Request) -> Result<Option<PathBuf>> {
+    if request.host_config.init != Some(true) {
+        return Ok(None);
+    }
+    let found = INITS.iter().map(PathBuf::from).find(|p| p.is_file());
+    found.map(Some).ok_or_else(|| {
+        Error::new(
+            Kind::NotFound,
+            "there is no init on this machine for --init",
+        )
+        .with_hint("install catatonit or tini")
+    })
+}
+
+fn size(given: Size, asked: [u16; 2]) -> Size {
+    if given == Size::default() {
+        return Size {
+            rows: asked[0],
+            columns: asked[1],
+        };
+    }
+    given
+}
+
+fn restart(request: &Request) -> Restart {
+    let policy = &request.host_config.restart_policy;
+    match &*policy.name {
+        "always" => Restart::Always,
+        "unless-stopped" => Restart::UnlessStopped,
+        "on-failure" => Restart::OnFailure {
+            most: u32::try_from(policy.maximum_retry_count).unwrap_or(0),
+        },
+        _ => Restart::No,
+    }
+}
+
+/// A health check as a shim runs it; `None` for none.
+fn health(request: &Request) -> Option<Health> {
+    let check: &Healthcheck = request.config.healthcheck.as_ref()?;
+    let argv = match check.test.split_first()? {
+        (kind, _) if kind == "NONE" => return None,
+        (kind, rest) if kind == "CMD" => rest.to_vec(),
+        (_, rest) => ["/bin/sh", "-c"]
+            .map(str::to_owned)
+            .iter()
+            .chain(rest)
+            .cloned()
+            .collect(),
+    };
+    let ms = |ns: i64| u64::try_from(ns / MS).unwrap_or(0).max(u64::from(ns > 0));
+    Some(Health {
+        argv,
+        interval_ms: ms(check.interval),
+        timeout_ms: ms(check.timeout),
+        start_period_ms: ms(check.start_period),
+        start_interval_ms: ms(check.start_interval),
+        retries: u32::try_from(check.retries).unwrap_or(0),
+    })
+}
+
+/// Size and number of the log's files, as `max-size` and `max-file` say.
+pub(super) fn log_limits(request: &Request) -> Result<(u64, u32)> {
+    let default = LogFile::at("");
+    let options = &request.host_config.log_config.config;
+    let bad = |key: &str, value: &str| {
+        Error::new(
+            Kind::BadInput,
+            format!(
+                "invalid value for {key}: {}",
+                crate::image::json::show(value)
+            ),
+        )
+        .with_hint("write max-size=10m or max-size=-1, and max-file=3")
+    };
+    let size = match options.get("max-size").map(String::as_str) {
+        None => default.max_size,
+        Some("-1") => 0,
+        Some(text) => bytes(text)
+            .filter(|n| *n > 0)
+            .ok_or_else(|| bad("max-size", text))?,
+    };
+    let files = match options.get("max-file") {
+        None => default.max_files,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|n| (1..=1000).contains(n))
+            .ok_or_else(|| bad("max-file", text))?,
+    };
+    Ok((size, files))
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.to_ascii_lowercase();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let power = match unit {
+        "" | "b" => 0,
+        "k" | "kb" => 1,
+        "m" | "mb" => 2,
+        "g" | "gb" => 3,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1024_u64.pow(power))
+}
+
+/// Where a container's output is kept.
+pub(super) fn log(record: &Record, place: &Place) -> Result<Log> {
+    let request = &record.request;
+    let (max_size, max_files) = log_limits(request)?;
+    let path = place.log_file();
+    let kind = &*request.host_config.log_config.r#type;
+    if kind == "none" {
+        return Ok(Log::None);
+    }
+    make_dir(&place.log)?;
+    let file = LogFile {
+        path,
+        max_size,
+        max_files,
+        attrs: attrs(request)?,
+    };
+    Ok(match kind {
+        "k8s-file" => Log::K8sFile(file),
+        _ => Log::JsonFile(file),
+    })
+}
+
+/// Labels and variables that each line of the log carries, as docker's `labels` and `env` have it.
+fn attrs(request: &Request) -> Result<String> {
+    let options = &request.host_config.log_config.config;
+    let mut attrs: BTreeMap<&str, &str> = BTreeMap::new();
+    let keys = |option: &str| {
+        let list = options.get(option).map_or("", String::as_str);
+        list.split(',')
+            .map(str::trim)
+            .filter(|k| !k.is_empty())
+            .collect::<Vec<_>>()
+    };
+    for key in keys("labels") {
+        if let Some((key, value)) = request.config.labels.get_key_value(key) {
+            attrs.insert(key, value);
+        }
+    }
+    for key in keys("env") {
+        let of = |v: &'_ String| {
+            v.strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with('='))
+        };
+        if let Some((name, value)) = request
+            .config
+            .env
+            .iter()
+            .find(|v| of(v))
+            .and_then(|v| v.split_once('='))
+        {
+            attrs.insert(name, value);
+        }
+    }
+    if attrs.is_empty() {
+        Ok(String::new())
+    } else {
+        text(&attrs)
+    }
+}
