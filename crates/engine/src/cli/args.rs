@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
 use super::{
-    files, globals::Globals, images, mounts, networks, pull, registries, system, values, volumes,
+    containers, files, globals::Globals, images, inspect, mounts, networks, pull, registries,
+    system, values, volumes,
 };
 use crate::{image::Platform, source::Source};
 
@@ -22,14 +23,21 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    #[command(flatten)]
+    Verb(containers::Verb),
+    /// Manage containers.
+    #[command(subcommand)]
+    Container(containers::Container),
+    /// Show what happens to containers.
+    Events(containers::EventsArgs),
     /// Pull an image from a registry.
     Pull(pull::PullArgs),
     /// Push an image to a registry.
     Push(registries::PushArgs),
     /// List images.
     Images(images::ImagesArgs),
-    /// Show all of an image's details.
-    Inspect(images::InspectArgs),
+    /// Show all details of containers and images.
+    Inspect(inspect::InspectArgs),
     /// Show how an image came to be.
     History(images::HistoryArgs),
     /// Give an image a further name.
@@ -111,6 +119,8 @@ pub(super) enum System {
     Flush(super::flush::FlushArgs),
     /// Show the graph driver, and why it is used, and other facts.
     Info(system::InfoArgs),
+    /// Show what happens to containers.
+    Events(containers::EventsArgs),
 }
 
 const AFTER: &str = "\

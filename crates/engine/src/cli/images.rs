@@ -1,4 +1,4 @@
-//! `unlade images`, `inspect`, `history`, `tag`, `rmi` and `image prune`.
+//! `unlade images`, `image inspect`, `history`, `tag`, `rmi` and `image prune`.
 
 use std::collections::BTreeMap;
 

@@ -3,6 +3,7 @@
 //! All that is printed is printed here; the use cases below are silent.
 
 mod args;
+mod containers;
 mod echo;
 mod files;
 mod flush;
@@ -11,6 +12,7 @@ mod gunzip;
 mod human;
 mod images;
 mod input;
+mod inspect;
 mod lists;
 mod mounts;
 mod networks;
@@ -35,7 +37,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use unlade_unpack::{Cancel, Error, Kind, Owners};
 
 use self::{
@@ -60,7 +62,10 @@ pub fn main() -> ExitCode {
         say_hint("this is a defect of unlade: please report it with the command and this message");
     }));
     let run = || {
-        let cli = Cli::parse();
+        let cli = match parse() {
+            Ok(cli) => cli,
+            Err(code) => return code,
+        };
         start_log();
         if let Command::System(args::System::Flush(a)) = &cli.command {
             a.detach();
@@ -68,10 +73,32 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Unpack(args) => run_unpack(&args),
             Command::Gunzip(args) => gunzip::run(&args),
+            Command::Verb(verb) | Command::Container(containers::Container::Verb(verb)) => {
+                containers::main(&cli.globals, &verb)
+            }
             command => on_store(&cli.globals, &command),
         }
     };
     ExitCode::from(guarded(run))
+}
+
+/// The command line; an exit code where it is wrong or was answered.
+fn parse() -> Result<Cli, u8> {
+    let command = containers::all_booleans(Cli::command())
+        .mut_subcommand("container", containers::all_booleans);
+    let parsed = command
+        .try_get_matches()
+        .and_then(|m| Cli::from_arg_matches(&m));
+    parsed.map_err(|e| {
+        // Without a place to print there is nothing to do.
+        let _ = e.print();
+        let runs = std::env::args().skip(1).any(|a| a == "run");
+        match e.exit_code() {
+            // As docker: whoever runs a container can tell our failures from its.
+            2 if runs => INTERNAL,
+            code => u8::try_from(code).unwrap_or(FAILED),
+        }
+    })
 }
 
 /// Runs a command on the store.
@@ -87,8 +114,11 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::Pull(a) | Command::Image(Image::Pull(a)) => pull::run(globals, a, &cancel),
         Command::Push(a) | Command::Image(Image::Push(a)) => registries::push(globals, a, &cancel),
         Command::Images(a) | Command::Image(Image::Ls(a)) => images::list(globals, a, &cancel),
-        Command::Inspect(a) | Command::Image(Image::Inspect(a)) => {
-            images::inspect(globals, a, &cancel)
+        Command::Inspect(a) => inspect::inspect(globals, a, &cancel),
+        Command::Image(Image::Inspect(a)) => images::inspect(globals, a, &cancel),
+        Command::Container(a) => containers::more(globals, a, &cancel),
+        Command::Events(a) | Command::System(System::Events(a)) => {
+            containers::events(globals, a, &cancel)
         }
         Command::History(a) | Command::Image(Image::History(a)) => {
             images::history(globals, a, &cancel)
@@ -110,10 +140,12 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::Volume(c) => volumes::run(globals, c, &cancel),
         Command::Login(a) => registries::log_in(globals, a, &cancel),
         Command::Logout(a) => registries::log_out(a),
-        Command::Unpack(_) | Command::Gunzip(_) => Err(crate::error::Error::new(
-            crate::error::Kind::Bug,
-            "a command without a store was given one",
-        )),
+        Command::Unpack(_) | Command::Gunzip(_) | Command::Verb(_) => {
+            Err(crate::error::Error::new(
+                crate::error::Kind::Bug,
+                "a command without a store was given one",
+            ))
+        }
     });
     let Err(e) = done else { return 0 };
     say(&e.to_string());

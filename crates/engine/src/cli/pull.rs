@@ -169,6 +169,46 @@ fn one(
     out::line(&reference.canonical())
 }
 
+/// A name as it is shown to people, with its tag.
+pub(super) fn shown(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |r| r.with_default_tag().familiar())
+}
+
+/// Pulls an image that a container is to be made of. All that is said goes to standard error.
+pub(super) fn for_run(
+    engine: &Engine,
+    name: &str,
+    platform: Option<&Platform>,
+    quiet: bool,
+    cancel: &Cancel,
+) -> Result<()> {
+    let reference = Reference::parse(name)?.with_default_tag();
+    let shown = reference.familiar();
+    let bars = super::wanted(When::Auto, quiet).then(Bars::new);
+    let mut request = request(engine, reference, cancel);
+    request.platform = platform.cloned();
+    if let Some(bars) = &bars {
+        request.watch = bars.clone();
+    }
+    let done = engine.pull(&request);
+    if let Some(bars) = &bars {
+        bars.clear();
+    }
+    let pulled = done.map_err(|e| e.context(format!("pull {shown}")))?;
+    if !quiet {
+        let status = if pulled.up_to_date {
+            "Image is up to date"
+        } else {
+            "Downloaded newer image"
+        };
+        super::say(&format!(
+            "Digest: {}\nStatus: {status} for {shown}",
+            pulled.digest
+        ));
+    }
+    Ok(())
+}
+
 fn json(reference: &Reference, pulled: &Pulled) -> Value {
     json!({
         "report_version": report::VERSION,

@@ -1,0 +1,521 @@
+//! The flags of `run` and `create`, as they are typed. [`super::request`] makes a request of them.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use crate::image::Platform;
+
+/// What a container is to be, by docker's flags.
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// Show this help.
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+
+    /// Name of the container; by default two words and an underscore.
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+
+    /// The image to take if it names several: os/arch[/variant]. Default: this machine's.
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<Platform>,
+
+    /// Whether to pull the image first: always, missing or never.
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pub(super) pull: String,
+
+    /// Say nothing while the image is pulled.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+
+    /// Write the container's id to a file, which must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub(super) cidfile: Option<PathBuf>,
+
+    /// Remove the container when it ends.
+    #[arg(long)]
+    pub(super) rm: bool,
+
+    /// OCI runtime: a name (runc, crun) or a path.
+    #[arg(
+        long,
+        value_name = "RUNTIME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) runtime: String,
+
+    /// Give it a terminal.
+    #[arg(short, long)]
+    pub(super) tty: bool,
+
+    /// Keep standard input open.
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+
+    /// Stream to attach to: stdin, stdout or stderr.
+    #[arg(short, long, value_name = "STREAM")]
+    pub(super) attach: Vec<String>,
+
+    /// Set an environment variable: NAME=VALUE, or NAME for the caller's.
+    #[arg(short, long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
+    pub(super) env: Vec<String>,
+
+    /// Read environment variables from a file, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub(super) env_file: Vec<PathBuf>,
+
+    /// Set a label: KEY[=VALUE].
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(super) label: Vec<String>,
+
+    /// Read labels from a file, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub(super) label_file: Vec<PathBuf>,
+
+    /// Set an annotation of the OCI runtime: KEY[=VALUE].
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(super) annotation: Vec<String>,
+
+    /// Run this instead of the image's entrypoint; empty for none.
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub(super) entrypoint: Option<String>,
+
+    /// Working directory.
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) workdir: String,
+
+    /// User: name|uid[:group|gid].
+    #[arg(
+        short,
+        long,
+        value_name = "USER",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) user: String,
+
+    /// Further group.
+    #[arg(long, value_name = "GROUP")]
+    pub(super) group_add: Vec<String>,
+
+    /// Host name.
+    #[arg(
+        short = 'h',
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) hostname: String,
+
+    /// NIS domain name.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) domainname: String,
+
+    /// Run an init as the first process: it passes signals on and reaps.
+    #[arg(long)]
+    pub(super) init: Option<bool>,
+
+    /// Signal that asks it to stop.
+    #[arg(long, value_name = "SIGNAL")]
+    pub(super) stop_signal: Option<String>,
+
+    /// Seconds from that signal to SIGKILL.
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(super) stop_timeout: Option<i64>,
+
+    /// When it ends: no, always, unless-stopped or on-failure[:RETRIES].
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    pub(super) restart: String,
+
+    #[command(flatten)]
+    pub(super) storage: StorageFlags,
+    #[command(flatten)]
+    pub(super) network: NetworkFlags,
+    #[command(flatten)]
+    pub(super) resources: ResourceFlags,
+    #[command(flatten)]
+    pub(super) security: SecurityFlags,
+    #[command(flatten)]
+    pub(super) health: HealthFlags,
+
+    /// Where its output goes: json-file, k8s-file or none.
+    #[arg(
+        long,
+        value_name = "DRIVER",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) log_driver: String,
+
+    /// Option of that: KEY=VALUE, such as max-size=10m.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) log_opt: Vec<String>,
+}
+
+/// Mounts and the root.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files")]
+pub(super) struct StorageFlags {
+    /// Mount a directory or volume: [SOURCE:]TARGET[:OPTIONS].
+    #[arg(short, long, value_name = "VOLUME")]
+    pub(super) volume: Vec<String>,
+
+    /// Mount: type=bind|volume|tmpfs|image,source=…,target=…[,…].
+    #[arg(long, value_name = "MOUNT")]
+    pub(super) mount: Vec<String>,
+
+    /// Mount a tmpfs: TARGET[:OPTIONS].
+    #[arg(long, value_name = "TARGET")]
+    pub(super) tmpfs: Vec<String>,
+
+    /// Mount the volumes of another container: CONTAINER[:ro|rw].
+    #[arg(long, value_name = "CONTAINER")]
+    pub(super) volumes_from: Vec<String>,
+
+    /// Make the root read-only.
+    #[arg(long)]
+    pub(super) read_only: bool,
+
+    /// Option of the graph driver: KEY=VALUE.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) storage_opt: Vec<String>,
+}
+
+/// Networks, names and ports.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub(super) struct NetworkFlags {
+    /// Network: none, host, bridge, container:CONTAINER, or a network's name or
+    /// name=…,alias=…,ip=….
+    #[arg(long, alias = "net", value_name = "NETWORK")]
+    pub(super) network: Vec<String>,
+
+    /// Name by which it is found on its network.
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
+    pub(super) network_alias: Vec<String>,
+
+    /// IPv4 address on its network.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) ip: String,
+
+    /// IPv6 address on its network.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) ip6: String,
+
+    /// Hardware address.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) mac_address: String,
+
+    /// Publish a port: [[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL], or ranges.
+    #[arg(short, long, value_name = "PORT")]
+    pub(super) publish: Vec<String>,
+
+    /// Publish all exposed ports to ports that are free.
+    #[arg(short = 'P', long)]
+    pub(super) publish_all: bool,
+
+    /// Expose a port or range: PORT[-PORT][/PROTOCOL].
+    #[arg(long, value_name = "PORT")]
+    pub(super) expose: Vec<String>,
+
+    /// Name server.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) dns: Vec<String>,
+
+    /// Option of the resolver.
+    #[arg(long, alias = "dns-opt", value_name = "OPTION")]
+    pub(super) dns_option: Vec<String>,
+
+    /// Domain that names are searched in.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(super) dns_search: Vec<String>,
+
+    /// Line of /etc/hosts: NAME:ADDRESS; the address may be host-gateway.
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub(super) add_host: Vec<String>,
+}
+
+/// What it may use of the machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Resources")]
+pub(super) struct ResourceFlags {
+    /// Memory, such as 512m.
+    #[arg(short, long, value_name = "BYTES")]
+    pub(super) memory: Option<String>,
+
+    /// Memory and swap together; -1 for swap without a limit.
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_swap: Option<String>,
+
+    /// Memory that it is pressed down to when memory is short.
+    #[arg(long, value_name = "BYTES")]
+    pub(super) memory_reservation: Option<String>,
+
+    /// How willingly its memory is swapped out, 0 to 100.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(super) memory_swappiness: Option<i64>,
+
+    /// Do not kill it for want of memory.
+    #[arg(long)]
+    pub(super) oom_kill_disable: Option<bool>,
+
+    /// How willingly the kernel kills it, -1000 to 1000.
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) oom_score_adj: i32,
+
+    /// CPUs, such as 1.5.
+    #[arg(long, value_name = "N")]
+    pub(super) cpus: Option<String>,
+
+    /// Relative weight of CPU time.
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) cpu_shares: i64,
+
+    /// Period of CPU time, in microseconds.
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) cpu_period: i64,
+
+    /// CPU time in each period, in microseconds.
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        allow_negative_numbers = true,
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) cpu_quota: i64,
+
+    /// CPUs that it may run on: 0-3,7.
+    #[arg(
+        long,
+        value_name = "CPUS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) cpuset_cpus: String,
+
+    /// Memory nodes that it may use.
+    #[arg(
+        long,
+        value_name = "NODES",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) cpuset_mems: String,
+
+    /// Weight of block I/O, 10 to 1000.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(super) blkio_weight: u16,
+
+    /// Most processes; -1 for no limit.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(super) pids_limit: Option<i64>,
+
+    /// Resource limit: NAME=SOFT[:HARD].
+    #[arg(long, value_name = "LIMIT")]
+    pub(super) ulimit: Vec<String>,
+
+    /// Size of /dev/shm.
+    #[arg(long, value_name = "BYTES")]
+    pub(super) shm_size: Option<String>,
+
+    /// Device of the host: PATH[:PATH][:PERMISSIONS].
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Vec<String>,
+
+    /// Rule for devices: TYPE MAJOR:MINOR PERMISSIONS.
+    #[arg(long, value_name = "RULE")]
+    pub(super) device_cgroup_rule: Vec<String>,
+
+    /// Control group under which its own is made.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) cgroup_parent: String,
+}
+
+/// What it may do, and what it sees of the machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Security and namespaces")]
+pub(super) struct SecurityFlags {
+    /// Keep nothing from it.
+    #[arg(long)]
+    pub(super) privileged: bool,
+
+    /// Add a capability; ALL for all.
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(super) cap_add: Vec<String>,
+
+    /// Drop a capability; ALL for all.
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(super) cap_drop: Vec<String>,
+
+    /// seccomp=FILE|unconfined, apparmor=PROFILE, label=…, no-new-privileges,
+    /// systempaths=unconfined.
+    #[arg(long, value_name = "OPTION")]
+    pub(super) security_opt: Vec<String>,
+
+    /// What rules that the image carries may do: narrow, replace or ignore.
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) image_security: String,
+
+    /// Kernel parameter: KEY=VALUE.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) sysctl: Vec<String>,
+
+    /// Namespace of processes: host or container:CONTAINER.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) pid: String,
+
+    /// IPC namespace: private, shareable, none, host or container:CONTAINER.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) ipc: String,
+
+    /// UTS namespace: host.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) uts: String,
+
+    /// User namespace: host.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) userns: String,
+
+    /// Namespace of control groups: host or private.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) cgroupns: String,
+}
+
+/// How its health is found out.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Health")]
+pub(super) struct HealthFlags {
+    /// Command that checks its health.
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub(super) health_cmd: Option<String>,
+
+    /// Time between two checks, such as 30s.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(super) health_interval: Option<String>,
+
+    /// Failures in a row until it is unhealthy.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(super) health_retries: Option<i64>,
+
+    /// Most time for one check.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(super) health_timeout: Option<String>,
+
+    /// Time from the start in which failures do not count.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(super) health_start_period: Option<String>,
+
+    /// Time between two checks in the start period.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(super) health_start_interval: Option<String>,
+
+    /// Do not check its health, whatever the image says.
+    #[arg(long)]
+    pub(super) no_healthcheck: bool,
+}
+
+/// `IMAGE [COMMAND [ARG…]]`: what follows the image is the container's, whatever it looks like.
+#[derive(Debug, Args)]
+pub(super) struct Words {
+    /// The image, and what runs in it instead of what the image says.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "IMAGE [COMMAND [ARG...]]"
+    )]
+    words: Vec<String>,
+}
+
+impl Words {
+    /// The image.
+    pub(super) fn image(&self) -> &str {
+        self.words.first().map_or("", |w| w)
+    }
+
+    /// Command and arguments.
+    pub(super) fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+}

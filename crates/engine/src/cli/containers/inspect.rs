@@ -1,0 +1,92 @@
+//! `unlade container inspect`, and the fields of a spec with where they come from.
+
+use clap::Args;
+use unlade_unpack::Cancel;
+
+use crate::{
+    cli::{globals::Globals, lists, out},
+    container::{self, Listed},
+    engine::Engine,
+    error::{Error, Kind, Result},
+    spec::Field,
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct InspectArgs {
+    /// Names or ids.
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+
+    /// json, or a template such as {{.State.Status}}.
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+
+    /// Also what it takes of the disk.
+    #[arg(short, long)]
+    size: bool,
+
+    /// Print each field of its OCI spec with where it comes from instead.
+    #[arg(long, conflicts_with_all = ["format", "size"])]
+    explain: bool,
+}
+
+/// The document of a container.
+pub(in crate::cli) fn document(
+    engine: &Engine,
+    name: &str,
+    size: bool,
+) -> Result<container::Inspect> {
+    let containers = engine.containers()?;
+    let record = containers.find(name)?;
+    let view = containers.view(&record)?;
+    container::inspect(&containers, &Listed { record, view }, size)
+}
+
+/// Prints all that are there, then fails for the first that is not.
+pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
+    let engine = globals.engine(cancel)?;
+    if args.explain {
+        let containers = engine.containers()?;
+        for name in &args.containers {
+            let fields = containers.explain(&containers.find(name)?)?;
+            out::text(&explained(&fields)?)?;
+        }
+        return Ok(());
+    }
+    let (mut found, mut failed) = (Vec::new(), None);
+    for name in &args.containers {
+        match document(&engine, name, args.size) {
+            Ok(one) => found.push(one),
+            Err(e) => {
+                failed.get_or_insert(e);
+            }
+        }
+    }
+    out::text(&lists::inspect(&found, args.format.as_deref())?)?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// A line for each field: where it is, what it is, who decided on it.
+pub(super) fn explained(fields: &[Field]) -> Result<String> {
+    use std::io::Write as _;
+    let failed = |e: String| Error::new(Kind::Bug, format!("lay out a table: {e}"));
+    let mut out = tabwriter::TabWriter::new(Vec::new()).padding(3);
+    let mut text = String::from("FIELD\tVALUE\tORIGIN\n");
+    for field in fields {
+        let origin = serde_json::to_value(field.origin).map_err(|e| failed(e.to_string()))?;
+        let origin = origin.as_str().unwrap_or_default().to_owned();
+        let detail = if field.detail.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", field.detail)
+        };
+        text.push_str(&format!(
+            "{}\t{}\t{origin}{detail}\n",
+            field.path, field.value
+        ));
+    }
+    out.write_all(text.as_bytes())
+        .map_err(|e| failed(e.to_string()))?;
+    let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
+}

@@ -1,0 +1,461 @@
+//! `unlade ps` and `unlade port`.
+
+use clap::Args;
+use jiff::{Timestamp, tz::TimeZone};
+use unlade_unpack::Cancel;
+
+use super::status;
+use crate::{
+    cli::{
+        globals::Globals,
+        human::{self, Filters},
+        out,
+        table::{Columns, List},
+        template::Value,
+    },
+    container::{Containers, Listed},
+    engine::Engine,
+    error::{Error, Kind, Result},
+    image::json::show,
+};
+
+const FILTERS: &[&str] = &[
+    "ancestor", "before", "exited", "expose", "health", "id", "label", "label!", "name", "network",
+    "publish", "since", "status", "volume",
+];
+
+const COLUMNS: Columns = Columns {
+    name: "container",
+    headers: &[
+        ("Command", "COMMAND"),
+        ("CreatedAt", "CREATED AT"),
+        ("ID", "CONTAINER ID"),
+        ("Image", "IMAGE"),
+        ("Labels", "LABELS"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
+        ("Mounts", "MOUNTS"),
+        ("Names", "NAMES"),
+        ("Networks", "NETWORKS"),
+        ("Ports", "PORTS"),
+        ("RunningFor", "CREATED"),
+        ("Size", "SIZE"),
+        ("State", "STATE"),
+        ("Status", "STATUS"),
+    ],
+    table: &[
+        "ID",
+        "Image",
+        "Command",
+        "RunningFor",
+        "Status",
+        "Ports",
+        "Names",
+    ],
+    quiet: "ID",
+};
+
+const WITH_SIZE: Columns = Columns {
+    table: &[
+        "ID",
+        "Image",
+        "Command",
+        "RunningFor",
+        "Status",
+        "Ports",
+        "Names",
+        "Size",
+    ],
+    ..COLUMNS
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PsArgs {
+    /// Also those that do not run.
+    #[arg(short, long)]
+    all: bool,
+
+    /// Only containers that KEY=VALUE fits: ancestor, before, exited, expose, health, id, label,
+    /// name, network, publish, since, status, volume.
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+
+    /// table, `table TEMPLATE`, json, or a template such as {{.Names}}.
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+
+    /// The N made last, whatever their state.
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, default_value_t = -1, hide_default_value = true)]
+    last: i64,
+
+    /// The one made last, whatever its state.
+    #[arg(short, long)]
+    latest: bool,
+
+    /// Show everything whole.
+    #[arg(long)]
+    no_trunc: bool,
+
+    /// Show ids only.
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Show what was written to their roots.
+    #[arg(short, long)]
+    size: bool,
+}
+
+/// Which containers are wanted.
+struct Wanted {
+    filters: Filters,
+    before: Option<i64>,
+    since: Option<i64>,
+    ancestors: Vec<unlade_unpack::Digest>,
+}
+
+impl Wanted {
+    fn new(engine: &Engine, containers: &Containers<'_>, filter: &[String]) -> Result<Self> {
+        let filters = Filters::parse(filter, FILTERS)?;
+        for state in filters.get("status") {
+            let known = [
+                "created",
+                "restarting",
+                "running",
+                "removing",
+                "paused",
+                "exited",
+                "dead",
+            ];
+            if !known.contains(&state) {
+                let m = format!("invalid filter 'status={}'", show(state));
+                return Err(Error::new(Kind::BadInput, m)
+                    .with_hint(format!("states are {}", known.join(", "))));
+            }
+        }
+        for code in filters.get("exited") {
+            if code.parse::<i32>().is_err() {
+                let m = format!("invalid filter 'exited={}'", show(code));
+                return Err(Error::new(Kind::BadInput, m).with_hint("write an exit code"));
+            }
+        }
+        let created = |name: &str| -> Result<Option<i64>> {
+            filters
+                .get(name)
+                .next()
+                .map(|text| Ok(containers.find(text)?.created))
+                .transpose()
+        };
+        let mut ancestors = Vec::new();
+        for image in filters.get("ancestor") {
+            match engine.store().resolve(image) {
+                Ok(image) => ancestors.push(image.id),
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let (before, since) = (created("before")?, created("since")?);
+        Ok(Self {
+            filters,
+            before,
+            since,
+            ancestors,
+        })
+    }
+
+    fn any(&self, filter: &str, fits: impl Fn(&str) -> bool) -> bool {
+        let mut none = true;
+        self.filters.get(filter).any(|value| {
+            none = false;
+            fits(value)
+        }) || none
+    }
+
+    fn fits(&self, containers: &Containers<'_>, listed: &Listed) -> Result<bool> {
+        let Listed { record, view } = listed;
+        let quick = self.any("id", |id| record.id.starts_with(id))
+            && self.any("name", |name| names_fit(name, &record.name))
+            && self.any("status", |s| s == view.status.as_str())
+            && self.any("exited", |code| {
+                view.status == crate::container::Status::Exited
+                    && code.parse() == Ok(view.exit_code)
+            })
+            && self.any("health", |health| {
+                health == view.health.as_ref().map_or("none", |h| &*h.status)
+            })
+            && self.before.is_none_or(|t| record.created < t)
+            && self.since.is_none_or(|t| record.created > t)
+            && self.filters.labels(Containers::labels(record))
+            && (self.filters.get("ancestor").next().is_none()
+                || self.ancestors.contains(&record.image));
+        if !quick {
+            return Ok(false);
+        }
+        let asks = |f: &str| self.filters.get(f).next().is_some();
+        if asks("volume") {
+            let points = containers.points(record);
+            if !self.any("volume", |v| {
+                points.iter().any(|p| p.name == v || p.destination == v)
+            }) {
+                return Ok(false);
+            }
+        }
+        if asks("network") || asks("publish") {
+            let settings = containers.network_settings(record, view)?;
+            let on = |wanted: &str| {
+                settings.networks.iter().any(|(name, n)| {
+                    name == wanted || (!n.network_id.is_empty() && n.network_id.starts_with(wanted))
+                })
+            };
+            let published = |wanted: &str| {
+                settings.ports.iter().any(|(port, b)| {
+                    b.as_ref().is_some_and(|b| !b.is_empty()) && port_fits(wanted, port)
+                })
+            };
+            if !self.any("network", on) || !self.any("publish", published) {
+                return Ok(false);
+            }
+        }
+        let exposed = record.request.config.exposed_ports.keys();
+        Ok(self.any("expose", |wanted| {
+            exposed.clone().any(|port| port_fits(wanted, port))
+        }))
+    }
+}
+
+/// Docker takes these as patterns; here they are parts of names, with `^` and `$` for the ends.
+fn names_fit(wanted: &str, name: &str) -> bool {
+    let (start, wanted) = match wanted.strip_prefix('^') {
+        Some(rest) => (true, rest),
+        None => (false, wanted),
+    };
+    let (end, wanted) = match wanted.strip_suffix('$') {
+        Some(rest) => (true, rest),
+        None => (false, wanted),
+    };
+    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
+    match (start, end) {
+        (true, true) => name == wanted,
+        (true, false) => name.starts_with(wanted),
+        (false, true) => name.ends_with(wanted),
+        (false, false) => name.contains(wanted),
+    }
+}
+
+/// Whether `port/protocol` is one that `PORT[-PORT][/PROTOCOL]` means.
+fn port_fits(wanted: &str, port: &str) -> bool {
+    let (wanted, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+    let (first, last) = wanted.split_once('-').unwrap_or((wanted, wanted));
+    let (number, of) = port.split_once('/').unwrap_or((port, "tcp"));
+    match (
+        first.parse::<u16>(),
+        last.parse::<u16>(),
+        number.parse::<u16>(),
+    ) {
+        (Ok(first), Ok(last), Ok(number)) => of == protocol && (first..=last).contains(&number),
+        _ => false,
+    }
+}
+
+pub(super) fn ps(globals: &Globals, args: &PsArgs, cancel: &Cancel) -> Result<()> {
+    let engine = globals.engine(cancel)?;
+    let containers = engine.containers()?;
+    let wanted = Wanted::new(&engine, &containers, &args.filter)?;
+    let last = if args.latest { 1 } else { args.last };
+    let all = args.all
+        || last > 0
+        || ["status", "exited"]
+            .iter()
+            .any(|f| wanted.filters.get(f).next().is_some());
+    let most = usize::try_from(last)
+        .ok()
+        .filter(|n| *n > 0)
+        .unwrap_or(usize::MAX);
+    let columns = if args.size { &WITH_SIZE } else { &COLUMNS };
+    let mut list = List::new(columns, args.format.as_deref(), args.quiet)?;
+    let size = args.size || args.format.as_ref().is_some_and(|f| f.contains(".Size"));
+    let mut shown = 0;
+    for listed in containers.list()? {
+        if shown == most {
+            break;
+        }
+        if (all || listed.view.is_active()) && wanted.fits(&containers, &listed)? {
+            list.row(row(&engine, &containers, &listed, args, size)?)?;
+            shown += 1;
+        }
+    }
+    out::text(&list.finish()?)
+}
+
+fn row<'a>(
+    engine: &Engine,
+    containers: &Containers<'_>,
+    listed: &Listed,
+    args: &PsArgs,
+    size: bool,
+) -> Result<Vec<(&'a str, Value)>> {
+    let Listed { record, view } = listed;
+    let now = Timestamp::now();
+    let created = record.created / 1_000_000_000;
+    let settings = containers.network_settings(record, view)?;
+    let whole = args.no_trunc;
+    let cut = |text: &str, width| {
+        if whole {
+            text.to_owned()
+        } else {
+            human::ellipsis(text, width)
+        }
+    };
+    let labels: Vec<String> = Containers::labels(record)
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    let points = containers.points(record);
+    let mounts: Vec<String> = points
+        .iter()
+        .map(|p| {
+            cut(
+                if p.name.is_empty() {
+                    &p.source
+                } else {
+                    &p.name
+                },
+                15,
+            )
+        })
+        .collect();
+    let local = points.iter().filter(|p| p.driver == "local").count();
+    let networks: Vec<&str> = settings.networks.keys().map(|n| &**n).collect();
+    let size = if size {
+        let (own, all) = containers.size(record)?;
+        format!("{} (virtual {})", human::size(own, 3), human::size(all, 3))
+    } else {
+        "0B".to_owned()
+    };
+    Ok(vec![
+        (
+            "Command",
+            Value::text(format!("\"{}\"", cut(&listed.command(), 20))),
+        ),
+        (
+            "CreatedAt",
+            Value::text(human::date(created, &TimeZone::system())),
+        ),
+        (
+            "ID",
+            Value::text(if whole {
+                &*record.id
+            } else {
+                record.short_id()
+            }),
+        ),
+        ("Image", Value::text(image(engine, listed, whole)?)),
+        ("Labels", Value::text(labels.join(","))),
+        ("LocalVolumes", Value::text(local.to_string())),
+        ("Mounts", Value::text(mounts.join(","))),
+        ("Names", Value::text(&*record.name)),
+        ("Networks", Value::text(networks.join(","))),
+        ("Ports", Value::text(status::ports(&settings, listed))),
+        ("RunningFor", Value::text(human::ago(created, now))),
+        ("Size", Value::text(size)),
+        ("State", Value::text(view.status.as_str())),
+        ("Status", Value::text(status::status(view, now))),
+    ])
+}
+
+/// The image as it was asked for; its id once that name is another's, as docker shows it.
+fn image(engine: &Engine, listed: &Listed, whole: bool) -> Result<String> {
+    let record = &listed.record;
+    let asked = &record.request.config.image;
+    let same = match engine.store().resolve(asked) {
+        Ok(image) => image.id == record.image,
+        Err(_) => false,
+    };
+    let id = record.image.to_string();
+    Ok(match same {
+        true if asked.starts_with("sha256:") && !whole => human::short_id(asked).to_owned(),
+        true => asked.clone(),
+        false if whole => id,
+        false => human::short_id(&id).to_owned(),
+    })
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PortArgs {
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+
+    /// Only this one: PORT[/PROTOCOL].
+    #[arg(value_name = "PORT")]
+    port: Option<String>,
+}
+
+pub(super) fn port(globals: &Globals, args: &PortArgs, cancel: &Cancel) -> Result<()> {
+    let engine = globals.engine(cancel)?;
+    let containers = engine.containers()?;
+    let record = containers.find(&args.container)?;
+    let view = containers.view(&record)?;
+    let settings = containers.network_settings(&record, &view)?;
+    let wanted = args.port.as_ref().map(|p| match p.split_once('/') {
+        Some((port, protocol)) => format!("{port}/{}", protocol.to_ascii_lowercase()),
+        None => format!("{p}/tcp"),
+    });
+    let mut lines = Vec::new();
+    for (port, bindings) in &settings.ports {
+        if wanted.as_ref().is_some_and(|w| w != port) {
+            continue;
+        }
+        for binding in bindings.iter().flatten() {
+            let ip = match &*binding.host_ip {
+                "" => "0.0.0.0".to_owned(),
+                ip if ip.contains(':') => format!("[{ip}]"),
+                ip => ip.to_owned(),
+            };
+            let at = format!("{ip}:{}", binding.host_port);
+            lines.push(if wanted.is_some() {
+                at
+            } else {
+                format!("{port} -> {at}")
+            });
+        }
+    }
+    if lines.is_empty()
+        && let Some(wanted) = wanted
+    {
+        let m = format!(
+            "no public port '{}' published for {}",
+            show(&wanted),
+            args.container
+        );
+        return Err(Error::new(Kind::NotFound, m)
+            .with_hint("`unlade port CONTAINER` lists those that there are"));
+    }
+    lines.sort_by_key(|line| {
+        let number = line
+            .split(['/', ' '])
+            .next()
+            .and_then(|n| n.parse::<u16>().ok());
+        (number, line.clone())
+    });
+    lines.iter().try_for_each(|line| out::line(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_fit() {
+        for (wanted, name, fits) in [
+            ("web", "my_web_1", true),
+            ("^web", "my_web_1", false),
+            ("^/my", "my_web_1", true),
+            ("1$", "my_web_1", true),
+            ("^my_web_1$", "my_web_1", true),
+            ("db", "my_web_1", false),
+        ] {
+            assert_eq!(names_fit(wanted, name), fits, "{wanted}");
+        }
+        assert!(port_fits("80", "80/tcp") && port_fits("79-81/udp", "80/udp"));
+        assert!(!port_fits("80", "80/udp") && !port_fits("x", "80/tcp"));
+    }
+}

@@ -1,0 +1,626 @@
+//! A [`Request`] made of the flags of `run` and `create`, by docker's rules.
+
+use std::path::Path;
+
+use super::{
+    flags::{Flags, HealthFlags, NetworkFlags, ResourceFlags, SecurityFlags, StorageFlags},
+    parse::{self, bad},
+};
+use crate::{
+    error::Result,
+    image::{json::show, time::go_duration},
+    network::{flag, ports},
+    spec::{
+        request::{ContainerConfig, Healthcheck, HostConfig, LogConfig, Nothing, Request},
+        security::read_profile,
+    },
+    volume,
+};
+
+/// The request that the flags make, with `image` and `command` from the words after them.
+pub(super) fn request(
+    flags: &Flags,
+    image: &str,
+    command: &[String],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Request> {
+    let mut request = Request {
+        config: config(flags, image, command, environment)?,
+        host_config: HostConfig {
+            container_id_file: flags
+                .cidfile
+                .as_ref()
+                .map_or_else(String::new, |f| f.display().to_string()),
+            log_config: LogConfig {
+                r#type: flags.log_driver.clone(),
+                config: log_options(&flags.log_driver, &flags.log_opt)?,
+            },
+            restart_policy: parse::restart_policy(&flags.restart)?,
+            auto_remove: flags.rm,
+            annotations: parse::pairs(&flags.annotation, "annotation")?,
+            group_add: flags.group_add.clone(),
+            runtime: flags.runtime.clone(),
+            init: flags.init,
+            ..HostConfig::default()
+        },
+        ..Request::default()
+    };
+    let policy = &request.host_config.restart_policy.name;
+    if flags.rm && !policy.is_empty() && policy != "no" {
+        let m = "conflicting options: cannot specify both --restart and --rm";
+        return Err(bad(m, "leave out one of them"));
+    }
+    storage(&mut request, &flags.storage)?;
+    network(&mut request, &flags.network)?;
+    resources(&mut request.host_config, &flags.resources)?;
+    security(&mut request.host_config, &flags.security)?;
+    request.config.healthcheck = health(&flags.health)?;
+    Ok(request)
+}
+
+fn config(
+    flags: &Flags,
+    image: &str,
+    command: &[String],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<ContainerConfig> {
+    let [stdin, stdout, stderr] = streams(&flags.attach)?;
+    let attached = !flags.attach.is_empty();
+    let attach_stdin = stdin || flags.interactive;
+    Ok(ContainerConfig {
+        hostname: flags.hostname.clone(),
+        domainname: flags.domainname.clone(),
+        user: flags.user.clone(),
+        attach_stdin,
+        attach_stdout: stdout || !attached,
+        attach_stderr: stderr || !attached,
+        tty: flags.tty,
+        open_stdin: flags.interactive,
+        // Standard input ends with the client's, as docker has it.
+        stdin_once: flags.interactive && attach_stdin,
+        env: parse::env(&flags.env_file, &flags.env, environment)?,
+        cmd: (!command.is_empty()).then(|| command.to_vec()),
+        image: image.to_owned(),
+        working_dir: flags.workdir.clone(),
+        entrypoint: flags.entrypoint.as_ref().map(|e| vec![e.clone()]),
+        labels: parse::labels(&flags.label_file, &flags.label)?,
+        stop_signal: flags.stop_signal.clone(),
+        stop_timeout: flags.stop_timeout,
+        ..ContainerConfig::default()
+    })
+}
+
+fn streams(attach: &[String]) -> Result<[bool; 3]> {
+    let mut wanted = [false; 3];
+    for stream in attach {
+        let names = ["stdin", "stdout", "stderr"];
+        let at = names.iter().position(|n| *n == stream.to_ascii_lowercase());
+        let Some(at) = at else {
+            let m = format!(
+                "invalid argument \"{}\" for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR",
+                show(stream)
+            );
+            return Err(bad(m, "give one of them; the flag may be repeated"));
+        };
+        wanted[at] = true;
+    }
+    Ok(wanted)
+}
+
+fn log_options(
+    driver: &str,
+    options: &[String],
+) -> Result<std::collections::BTreeMap<String, String>> {
+    if driver == "none" && !options.is_empty() {
+        let m = format!("invalid logging opts for driver {driver}");
+        return Err(bad(m, "nothing is logged with that driver"));
+    }
+    parse::full_pairs(options, "logging opt")
+}
+
+fn storage(request: &mut Request, flags: &StorageFlags) -> Result<()> {
+    let host = &mut request.host_config;
+    let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    for text in &flags.volume {
+        match volume::parse::volume(text, &cwd)? {
+            volume::parse::Flag::Anonymous(target) => {
+                request.config.volumes.insert(target, Nothing {});
+            }
+            volume::parse::Flag::Bind(bind) => host.binds.push(bind),
+        }
+    }
+    for text in &flags.mount {
+        host.mounts.push(volume::parse::mount(text, &cwd)?);
+    }
+    for text in &flags.tmpfs {
+        let (target, options) = volume::parse::tmpfs(text)?;
+        host.tmpfs.insert(target, options);
+    }
+    host.volumes_from.clone_from(&flags.volumes_from);
+    host.readonly_rootfs = flags.read_only;
+    host.storage_opt = parse::full_pairs(&flags.storage_opt, "storage option")?;
+    Ok(())
+}
+
+fn network(request: &mut Request, flags: &NetworkFlags) -> Result<()> {
+    let host = &mut request.host_config;
+    host.dns = flags
+        .dns
+        .iter()
+        .map(|a| parse::address(a))
+        .collect::<Result<_>>()?;
+    host.dns_options.clone_from(&flags.dns_option);
+    host.dns_search = flags
+        .dns_search
+        .iter()
+        .map(|d| domain(d))
+        .collect::<Result<_>>()?;
+    host.extra_hosts = flags
+        .add_host
+        .iter()
+        .map(|h| parse::extra_host(h))
+        .collect::<Result<_>>()?;
+    host.publish_all_ports = flags.publish_all;
+    ports::publish(&flags.publish, &flags.expose, request)?;
+    let mac = if flags.mac_address.is_empty() {
+        None
+    } else {
+        Some(parse::mac_address(&flags.mac_address)?)
+    };
+    request.config.mac_address.clone_from(&mac);
+    let given = |text: &'_ String| (!text.is_empty()).then(|| text.clone());
+    let (ip, ip6) = (given(&flags.ip), given(&flags.ip6));
+    flag::apply(
+        &flag::Options {
+            network: &flags.network,
+            aliases: &flags.network_alias,
+            ip: ip.as_deref(),
+            ip6: ip6.as_deref(),
+            mac: mac.as_deref(),
+        },
+        request,
+    )
+}
+
+fn domain(text: &str) -> Result<String> {
+    let text = text.trim();
+    if text == "." || (!text.is_empty() && !text.contains(char::is_whitespace)) {
+        return Ok(text.to_owned());
+    }
+    Err(bad(
+        format!("{} is not a valid domain", show(text)),
+        "write a domain such as example.org",
+    ))
+}
+
+fn resources(host: &mut HostConfig, flags: &ResourceFlags) -> Result<()> {
+    let bytes = |text: &Option<String>| text.as_deref().map_or(Ok(0), parse::bytes);
+    host.memory = bytes(&flags.memory)?;
+    host.memory_swap = flags
+        .memory_swap
+        .as_deref()
+        .map_or(Ok(0), parse::bytes_or_unlimited)?;
+    host.memory_reservation = bytes(&flags.memory_reservation)?;
+    host.memory_swappiness = match flags.memory_swappiness {
+        None | Some(-1) => None,
+        Some(n) if (0..=100).contains(&n) => Some(n),
+        Some(n) => {
+            let m = format!("invalid value: {n}. Valid memory swappiness range is 0-100");
+            return Err(bad(m, "-1 is the kernel's own"));
+        }
+    };
+    host.oom_kill_disable = flags.oom_kill_disable;
+    host.oom_score_adj = flags.oom_score_adj;
+    host.nano_cpus = flags.cpus.as_deref().map_or(Ok(0), parse::cpus)?;
+    host.cpu_shares = flags.cpu_shares;
+    host.cpu_period = flags.cpu_period;
+    host.cpu_quota = flags.cpu_quota;
+    host.cpuset_cpus.clone_from(&flags.cpuset_cpus);
+    host.cpuset_mems.clone_from(&flags.cpuset_mems);
+    host.blkio_weight = flags.blkio_weight;
+    host.pids_limit = flags.pids_limit;
+    host.ulimits = flags
+        .ulimit
+        .iter()
+        .map(|u| parse::ulimit(u))
+        .collect::<Result<_>>()?;
+    host.shm_size = bytes(&flags.shm_size)?;
+    host.devices = flags
+        .device
+        .iter()
+        .map(|d| parse::device(d))
+        .collect::<Result<_>>()?;
+    host.device_cgroup_rules = flags
+        .device_cgroup_rule
+        .iter()
+        .map(|r| parse::device_rule(r))
+        .collect::<Result<_>>()?;
+    host.cgroup_parent.clone_from(&flags.cgroup_parent);
+    Ok(())
+}
+
+fn security(host: &mut HostConfig, flags: &SecurityFlags) -> Result<()> {
+    let of_container = |text: &str| {
+        text.strip_prefix("container:")
+            .is_some_and(|c| !c.is_empty())
+    };
+    let one_of = |flag: &str, what: &str, text: &str, known: &[&str]| {
+        if text.is_empty()
+            || (known.contains(&text) && !text.ends_with(':'))
+            || (known.contains(&"container:") && of_container(text))
+        {
+            return Ok(());
+        }
+        Err(bad(
+            format!("{flag}: invalid {what} mode"),
+            &format!("modes are {}", known.join(", ")),
+        ))
+    };
+    one_of("--pid", "PID", &flags.pid, &["host", "container:"])?;
+    one_of("--uts", "UTS", &flags.uts, &["host"])?;
+    one_of("--userns", "USER", &flags.userns, &["host"])?;
+    one_of(
+        "--cgroupns",
+        "CGROUP",
+        &flags.cgroupns,
+        &["host", "private"],
+    )?;
+    one_of(
+        "--ipc",
+        "IPC",
+        &flags.ipc,
+        &["private", "shareable", "none", "host", "container:"],
+    )?;
+    if !["", "narrow", "replace", "ignore"].contains(&&*flags.image_security) {
+        let m = format!(
+            "--image-security: invalid value {}",
+            show(&flags.image_security)
+        );
+        return Err(bad(m, "write narrow, replace or ignore"));
+    }
+    host.privileged = flags.privileged;
+    host.cap_add.clone_from(&flags.cap_add);
+    host.cap_drop.clone_from(&flags.cap_drop);
+    host.image_security.clone_from(&flags.image_security);
+    host.sysctls = parse::full_pairs(&flags.sysctl, "sysctl")?;
+    host.pid_mode.clone_from(&flags.pid);
+    host.ipc_mode.clone_from(&flags.ipc);
+    host.uts_mode.clone_from(&flags.uts);
+    host.userns_mode.clone_from(&flags.userns);
+    host.cgroupns_mode.clone_from(&flags.cgroupns);
+    for text in &flags.security_opt {
+        security_option(host, text)?;
+    }
+    Ok(())
+}
+
+fn security_option(host: &mut HostConfig, text: &str) -> Result<()> {
+    // Docker has the colon from its early days.
+    let (key, value) = match text.split_once('=').or_else(|| text.split_once(':')) {
+        Some(pair) => pair,
+        None if text == "no-new-privileges" => (text, ""),
+        None => {
+            let m = format!("invalid --security-opt: \"{}\"", show(text));
+            return Err(bad(m, "write KEY=VALUE"));
+        }
+    };
+    match (key, value) {
+        ("systempaths", "unconfined") => {
+            host.masked_paths = Some(Vec::new());
+            host.readonly_paths = Some(Vec::new());
+        }
+        ("seccomp", profile) if !matches!(profile, "unconfined" | "builtin") => {
+            let json = read_profile(Path::new(profile)).map_err(|e| {
+                e.context(format!(
+                    "opening seccomp profile ({}) failed",
+                    show(profile)
+                ))
+            })?;
+            host.security_opt.push(format!("seccomp={json}"));
+        }
+        ("no-new-privileges", "") => host.security_opt.push(key.to_owned()),
+        _ => host.security_opt.push(format!("{key}={value}")),
+    }
+    Ok(())
+}
+
+fn health(flags: &HealthFlags) -> Result<Option<Healthcheck>> {
+    let times = [
+        ("interval", &flags.health_interval),
+        ("timeout", &flags.health_timeout),
+        ("start-period", &flags.health_start_period),
+        ("start-interval", &flags.health_start_interval),
+    ];
+    let any = flags.health_cmd.is_some()
+        || flags.health_retries.is_some()
+        || times.iter().any(|(_, t)| t.is_some());
+    if flags.no_healthcheck {
+        if any {
+            let m = "--no-healthcheck conflicts with --health-* options";
+            return Err(bad(m, "leave out one or the other"));
+        }
+        let test = vec!["NONE".to_owned()];
+        return Ok(Some(Healthcheck {
+            test,
+            ..Healthcheck::default()
+        }));
+    }
+    if !any {
+        return Ok(None);
+    }
+    let mut nanoseconds = [0_i64; 4];
+    for (at, (name, text)) in times.iter().enumerate() {
+        if let Some(text) = text {
+            nanoseconds[at] = go_duration(text)?;
+        }
+        if nanoseconds[at] < 0 {
+            return Err(bad(
+                format!("--health-{name} cannot be negative"),
+                "write a time such as 30s",
+            ));
+        }
+    }
+    let retries = flags.health_retries.unwrap_or(0);
+    if retries < 0 {
+        return Err(bad(
+            "--health-retries cannot be negative",
+            "0 is the default of 3",
+        ));
+    }
+    let command = flags.health_cmd.as_deref().filter(|c| !c.is_empty());
+    let [interval, timeout, start_period, start_interval] = nanoseconds;
+    Ok(Some(Healthcheck {
+        test: command.map_or_else(Vec::new, |c| vec!["CMD-SHELL".to_owned(), c.to_owned()]),
+        interval,
+        timeout,
+        start_period,
+        start_interval,
+        retries,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::containers::flags::Words;
+
+    #[derive(Debug, Parser)]
+    #[command(disable_help_flag = true)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        words: Words,
+    }
+
+    fn typed(line: &str) -> Result<Request> {
+        let words = ["run"].into_iter().chain(line.split(' '));
+        let command = crate::cli::containers::booleans(<Line as clap::CommandFactory>::command());
+        let matches = command
+            .try_get_matches_from(words)
+            .unwrap_or_else(|e| panic!("{line}: {e}"));
+        let line = <Line as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+        request(
+            &line.flags,
+            line.words.image(),
+            line.words.command(),
+            &|name| (name == "HOME").then(|| "/h".to_owned()),
+        )
+    }
+
+    fn refused(line: &str) -> String {
+        typed(line).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn nothing_but_an_image() {
+        let r = typed("alpine").unwrap();
+        assert_eq!(r.config.image, "alpine");
+        assert_eq!((r.config.cmd, r.config.entrypoint), (None, None));
+        assert!(r.config.attach_stdout && r.config.attach_stderr && !r.config.attach_stdin);
+        assert!(!r.config.open_stdin && !r.config.stdin_once && !r.config.tty);
+        assert_eq!(r.host_config.network_mode, "default");
+        assert_eq!(r.host_config.restart_policy.name, "no");
+        assert_eq!(
+            (r.host_config.init, r.host_config.oom_kill_disable),
+            (None, None)
+        );
+        assert!(r.networks.is_empty() && r.config.healthcheck.is_none());
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_containers() {
+        let r = typed("-it --rm alpine sh -c -d --name=x -- y").unwrap();
+        let words = ["sh", "-c", "-d", "--name=x", "--", "y"].map(str::to_owned);
+        assert_eq!(r.config.cmd, Some(words.to_vec()));
+        assert!(
+            r.config.tty && r.config.open_stdin && r.config.stdin_once && r.config.attach_stdin
+        );
+        assert!(r.host_config.auto_remove);
+        let r = typed("--rm=false --init=false -t=true --entrypoint= x").unwrap();
+        assert!(!r.host_config.auto_remove && r.config.tty);
+        assert_eq!(r.host_config.init, Some(false));
+        assert_eq!(r.config.entrypoint, Some(vec![String::new()]));
+        assert_eq!(typed("--init x").unwrap().host_config.init, Some(true));
+        assert_eq!(
+            typed("--entrypoint /e x").unwrap().config.entrypoint,
+            Some(vec!["/e".into()])
+        );
+    }
+
+    #[test]
+    fn process() {
+        let r = typed("-e A=1 -e HOME -w /w -u 1:2 --group-add g -h host --domainname d -l a=b --stop-signal 9 --stop-timeout -1 --annotation o=1 x").unwrap();
+        let c = &r.config;
+        assert_eq!(c.env, ["A=1", "HOME=/h"]);
+        assert_eq!(
+            (&*c.working_dir, &*c.user, &*c.hostname, &*c.domainname),
+            ("/w", "1:2", "host", "d")
+        );
+        assert_eq!(
+            (c.stop_signal.as_deref(), c.stop_timeout),
+            (Some("9"), Some(-1))
+        );
+        assert_eq!(c.labels["a"], "b");
+        assert_eq!(r.host_config.annotations["o"], "1");
+        assert_eq!(r.host_config.group_add, ["g"]);
+        let r = typed("-a stdin -a STDERR x").unwrap();
+        assert!(r.config.attach_stdin && !r.config.attach_stdout && r.config.attach_stderr);
+        assert!(refused("-a x y").contains("valid streams are STDIN, STDOUT and STDERR"));
+        assert!(refused("--rm --restart always x").contains("both --restart and --rm"));
+    }
+
+    #[test]
+    fn limits_of_resources() {
+        let r = typed("-m 64m --memory-swap -1 --memory-reservation 32m --memory-swappiness 5 --cpus 1.5 -c 512 --cpuset-cpus 0-1 --cpuset-mems 0 --pids-limit -1 --ulimit nofile=10:20 --shm-size 1m --oom-score-adj -5 --oom-kill-disable --blkio-weight 10 --cgroup-parent /p x").unwrap();
+        let h = &r.host_config;
+        assert_eq!(
+            (h.memory, h.memory_swap, h.memory_reservation),
+            (64 << 20, -1, 32 << 20)
+        );
+        assert_eq!(
+            (h.memory_swappiness, h.nano_cpus, h.cpu_shares),
+            (Some(5), 1_500_000_000, 512)
+        );
+        assert_eq!(
+            (&*h.cpuset_cpus, &*h.cpuset_mems, h.pids_limit),
+            ("0-1", "0", Some(-1))
+        );
+        assert_eq!(
+            (h.shm_size, h.oom_score_adj, h.oom_kill_disable),
+            (1 << 20, -5, Some(true))
+        );
+        assert_eq!(
+            (h.blkio_weight, &*h.cgroup_parent, h.ulimits[0].hard),
+            (10, "/p", 20)
+        );
+        let h = typed("--cpu-period 10000 --cpu-quota -1 --device /dev/fuse x")
+            .unwrap()
+            .host_config;
+        assert_eq!((h.cpu_period, h.cpu_quota), (10000, -1));
+        assert_eq!(h.devices[0].path_in_container, "/dev/fuse");
+        assert!(refused("--memory-swappiness 101 x").contains("range is 0-100"));
+    }
+
+    #[test]
+    fn networks_by_name_and_mode() {
+        let r = typed("--network none x").unwrap();
+        assert_eq!(
+            (&*r.host_config.network_mode, r.networks.len()),
+            ("none", 0)
+        );
+        let r = typed("--net mine --net-alias a --ip 10.0.0.2 --mac-address 02:00:00:00:00:01 x")
+            .unwrap();
+        let e = &r.networks["mine"];
+        assert_eq!(e.aliases, ["a"]);
+        assert_eq!(r.config.mac_address.as_deref(), Some("02:00:00:00:00:01"));
+        assert_eq!(e.ipam_config.as_ref().unwrap().ipv4, "10.0.0.2");
+        let r = typed("--network name=one,alias=x,ip6=fd00::2 --network two x").unwrap();
+        assert_eq!(&*r.host_config.network_mode, "one");
+        assert_eq!(r.networks.keys().collect::<Vec<_>>(), ["one", "two"]);
+        for line in [
+            "--network host --network one x",
+            "--network one --network one x",
+            "--network alias=a x",
+            "--mac-address x y",
+        ] {
+            refused(line);
+        }
+        assert!(refused("--dns x y").contains("not correctly formatted"));
+        assert!(refused("--add-host x y").contains("bad format for add-host"));
+        let r = typed("-p 8080:80 --expose 90-91 --dns 1.1.1.1 --dns-opt ndots:1 --dns-search a.b --add-host a:1.2.3.4 -P x").unwrap();
+        let ports: Vec<_> = r.config.exposed_ports.keys().map(|k| &**k).collect();
+        assert_eq!(ports, ["80/tcp", "90/tcp", "91/tcp"]);
+        let h = r.host_config;
+        assert_eq!(
+            h.port_bindings["80/tcp"].as_ref().unwrap()[0].host_port,
+            "8080"
+        );
+        assert!(h.publish_all_ports && h.dns == ["1.1.1.1"] && h.dns_options == ["ndots:1"]);
+        assert_eq!(
+            (&*h.dns_search, &*h.extra_hosts),
+            (&["a.b".to_owned()][..], &["a:1.2.3.4".to_owned()][..])
+        );
+    }
+
+    #[test]
+    fn security_and_namespaces() {
+        let h = typed("--privileged --cap-add A --cap-drop ALL --security-opt seccomp=unconfined --security-opt no-new-privileges --security-opt label:disable --security-opt systempaths=unconfined --sysctl net.a=1 --pid host --ipc container:c --uts host --cgroupns private --image-security ignore x").unwrap().host_config;
+        assert!(h.privileged && h.masked_paths == Some(vec![]) && h.readonly_paths == Some(vec![]));
+        assert_eq!(
+            h.security_opt,
+            ["seccomp=unconfined", "no-new-privileges", "label=disable"]
+        );
+        assert_eq!(
+            (&*h.pid_mode, &*h.ipc_mode, &*h.cgroupns_mode),
+            ("host", "container:c", "private")
+        );
+        assert_eq!((&*h.sysctls["net.a"], &*h.image_security), ("1", "ignore"));
+        for (line, want) in [
+            ("--pid x y", "--pid: invalid PID mode"),
+            ("--pid container: y", "--pid: invalid PID mode"),
+            ("--ipc x y", "--ipc: invalid IPC mode"),
+            ("--uts x y", "--uts: invalid UTS mode"),
+            ("--userns x y", "--userns: invalid USER mode"),
+            ("--cgroupns x y", "--cgroupns: invalid CGROUP mode"),
+            ("--security-opt x y", "invalid --security-opt: \"x\""),
+            ("--image-security x y", "--image-security: invalid value x"),
+        ] {
+            assert_eq!(refused(line), want);
+        }
+        assert!(
+            refused("--security-opt seccomp=/nonexistent x").contains("opening seccomp profile")
+        );
+    }
+
+    #[test]
+    fn healthchecks() {
+        let h = typed("--health-cmd true --health-interval 1s --health-retries 2 x").unwrap();
+        let h = h.config.healthcheck.unwrap();
+        assert_eq!(
+            (h.test, h.interval, h.retries),
+            (vec!["CMD-SHELL".into(), "true".into()], 1_000_000_000, 2)
+        );
+        let h = typed("--no-healthcheck x")
+            .unwrap()
+            .config
+            .healthcheck
+            .unwrap();
+        assert_eq!(h.test, ["NONE"]);
+        for (line, want) in [
+            (
+                "--no-healthcheck --health-cmd x y",
+                "--no-healthcheck conflicts with --health-* options",
+            ),
+            (
+                "--health-timeout -1s x",
+                "--health-timeout cannot be negative",
+            ),
+            (
+                "--health-retries -1 x",
+                "--health-retries cannot be negative",
+            ),
+        ] {
+            assert_eq!(refused(line), want);
+        }
+    }
+
+    #[test]
+    fn mounts() {
+        let r = typed("-v /data -v /a:/b:ro --tmpfs /t:size=1m --mount type=tmpfs,target=/m --volumes-from c --read-only --log-driver json-file --log-opt max-size=1m x").unwrap();
+        assert!(r.config.volumes.contains_key("/data"));
+        let h = r.host_config;
+        assert_eq!(
+            (&*h.binds, &*h.tmpfs["/t"]),
+            (&["/a:/b:ro".to_owned()][..], "size=1m")
+        );
+        assert_eq!(
+            (&*h.mounts[0].target, &*h.volumes_from),
+            ("/m", &["c".to_owned()][..])
+        );
+        assert!(h.readonly_rootfs && h.log_config.config["max-size"] == "1m");
+        assert!(refused("--log-driver none --log-opt a=b x").contains("invalid logging opts"));
+    }
+}
