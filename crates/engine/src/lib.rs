@@ -3,10 +3,10 @@
 //! [`engine::Engine`] has a method for each use case; [`cli`] is the command. [`unpack`] needs no
 //! store: it brings an image from a [`source`] to a [`dest`].
 //!
-//! Modules stand in rows and import from rows above them only: `error` · `config` · `image` ·
-//! `runtime` · `source` `dest` `store` `registry` `spec` `shim` · `network` `volume` · `unpack`
-//! `pull` `archive` · `engine` · `cli`. `tests/layers.rs` holds this. [`shim`] is also the program
-//! `unlade-shim`.
+//! Modules stand in rows and import from rows above them only: `error` · `config` · `image`
+//! `tarball` · `runtime` · `source` `dest` `store` `registry` `spec` `shim` `exchange` · `network`
+//! `volume` · `unpack` `pull` `archive` `container` · `engine` · `cli`. `tests/layers.rs` holds this.
+//! [`shim`] is also the program `unlade-shim`.
 
 pub mod archive;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod container;
 pub mod dest;
 pub mod engine;
 pub mod error;
+mod exchange;
 pub mod image;
 pub mod network;
 pub mod pull;
@@ -26,5 +27,6 @@ pub mod source;
 pub mod spec;
 pub mod store;
 mod sys;
+mod tarball;
 pub mod unpack;
 pub mod volume;

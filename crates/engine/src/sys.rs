@@ -46,6 +46,14 @@ pub(crate) fn make_read_only(path: &CStr) -> io::Result<()> {
     }
 }
 
+/// Gives this thread a root and a working directory of its own, so that it may enter another mount
+/// namespace.
+pub(crate) fn unshare_fs() -> io::Result<()> {
+    // SAFETY: the descriptor table stays shared (no CLONE_FILES); on working directory, root and
+    // umask no memory safety rests.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::FS) }?)
+}
+
 /// Gives this thread, and those it starts from now on, a mount namespace of their own.
 pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: the descriptor table stays shared (no CLONE_FILES); what is unshared are mounts,

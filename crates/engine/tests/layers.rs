@@ -33,9 +33,11 @@ const GRAPH: &[&[&str]] = &[
 const ENGINE: &[&[&str]] = &[
     &["error"],
     &["config"],
-    &["image", "sys"],
+    &["image", "sys", "tarball"],
     &["runtime"],
-    &["source", "dest", "store", "registry", "spec", "shim"],
+    &[
+        "source", "dest", "store", "registry", "spec", "shim", "exchange",
+    ],
     &["network", "volume"],
     &["unpack", "pull", "push", "archive", "container"],
     &["engine"],

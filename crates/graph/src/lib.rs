@@ -22,4 +22,4 @@ mod snapshot;
 mod sys;
 pub mod trees;
 mod verify;
-mod walk;
+pub mod walk;

@@ -16,7 +16,7 @@ use rustix::{
 use unlade_unpack::{Error, Result};
 
 /// How directories are opened that are to be read.
-pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY
+pub const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
@@ -25,7 +25,7 @@ pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY
 const PIECE: usize = 3500;
 
 /// Bytes of a path for a message: text as it is, the rest escaped.
-pub(crate) fn show(path: &[u8]) -> String {
+pub fn show(path: &[u8]) -> String {
     const MOST: usize = 200;
     if path.len() > MOST {
         return format!("{}... ({} bytes)", path[..MOST].escape_ascii(), path.len());
@@ -37,7 +37,7 @@ pub(crate) fn show(path: &[u8]) -> String {
 }
 
 /// `dir/name`, or `name` at the root.
-pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() {
         name.to_vec()
     } else {
@@ -53,8 +53,12 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Opens the directory at a path below `root`, empty for the root itself.
-pub(crate) fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+/// Opens the directory at a path below `root`, empty for the root itself. No symlink of the path is
+/// followed.
+///
+/// # Errors
+/// If it cannot be opened, or is no directory.
+pub fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     if path.is_empty() {
         return openat(root, c".", DIRECTORY, Mode::empty());
     }
@@ -91,7 +95,10 @@ fn open_piece(from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
 }
 
 /// Names in a directory, sorted.
-pub(crate) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+///
+/// # Errors
+/// If it cannot be read.
+pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -166,7 +173,7 @@ pub(crate) fn walk(
 }
 
 /// Extended attributes that a layer may have, by name.
-pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What is a tree's own; all else belongs to the host or to a file system.
 fn is_ours(name: &[u8]) -> bool {
@@ -186,9 +193,33 @@ fn in_proc(dir: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
 /// Extended attributes of `name` in `dir`, which is not followed.
 pub(crate) fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> Result<Xattrs, Errno> {
     let path = in_proc(dir, name);
+    read_xattrs(
+        |names| fs::llistxattr(&*path, names),
+        |name, value| fs::lgetxattr(&*path, name, value),
+    )
+}
+
+/// Extended attributes of what `handle` stands for, which may be an `O_PATH` descriptor of
+/// anything.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn xattrs_of(handle: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
+    // The link of a descriptor leads to what it stands for, and no further.
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    read_xattrs(
+        |names| fs::listxattr(&*path, names),
+        |name, value| fs::getxattr(&*path, name, value),
+    )
+}
+
+fn read_xattrs(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Xattrs, Errno> {
     let mut names = vec![0_u8; 1024];
     let len = loop {
-        match fs::llistxattr(&*path, &mut names[..]) {
+        match list(&mut names) {
             Ok(len) => break len,
             Err(Errno::RANGE) if names.len() < 65536 => names = vec![0; 65536],
             Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
@@ -199,7 +230,7 @@ pub(crate) fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> Result<Xattrs, Errno> 
     for name in names[..len].split(|&b| b == 0).filter(|n| is_ours(n)) {
         let mut value = vec![0_u8; 256];
         let len = loop {
-            match fs::lgetxattr(&*path, name, &mut value[..]) {
+            match get(name, &mut value) {
                 Ok(len) => break len,
                 Err(Errno::RANGE) if value.len() < 65536 => value = vec![0; 65536],
                 Err(e) => return Err(e),

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
 use super::{
-    containers, files, globals::Globals, images, inspect, mounts, networks, pull, registries,
-    system, values, volumes,
+    containers, exchange, files, globals::Globals, images, inspect, mounts, networks, pull,
+    registries, system, values, volumes,
 };
 use crate::{image::Platform, source::Source};
 
@@ -25,6 +25,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     #[command(flatten)]
     Verb(containers::Verb),
+    #[command(flatten)]
+    Files(exchange::Verb),
     /// Manage containers.
     #[command(subcommand)]
     Container(containers::Container),

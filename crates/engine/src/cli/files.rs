@@ -69,7 +69,7 @@ pub(super) fn save(globals: &Globals, args: &SaveArgs, cancel: &Cancel) -> Resul
 }
 
 /// Writes a file that appears whole or not at all. What is no regular file is written as it is.
-fn whole_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+pub(super) fn whole_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let host = |e| Error::host(format!("write `{}`", path.display()), e);
     if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         let mut file = File::options().write(true).open(path).map_err(host)?;

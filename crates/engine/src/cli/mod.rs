@@ -5,6 +5,7 @@
 mod args;
 mod containers;
 mod echo;
+mod exchange;
 mod files;
 mod flush;
 mod globals;
@@ -116,6 +117,9 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::Images(a) | Command::Image(Image::Ls(a)) => images::list(globals, a, &cancel),
         Command::Inspect(a) => inspect::inspect(globals, a, &cancel),
         Command::Image(Image::Inspect(a)) => images::inspect(globals, a, &cancel),
+        Command::Files(a) | Command::Container(containers::Container::Files(a)) => {
+            exchange::run(globals, a, &cancel)
+        }
         Command::Container(a) => containers::more(globals, a, &cancel),
         Command::Events(a) | Command::System(System::Events(a)) => {
             containers::events(globals, a, &cancel)
@@ -206,6 +210,11 @@ fn start_log() {
 fn say(text: &str) {
     // Without a place to complain there is nothing left to do.
     let _ = writeln!(io::stderr().lock(), "unlade: {text}");
+}
+
+/// Says what was done, on the side.
+fn say_plainly(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 fn say_hint(text: &str) {

@@ -20,6 +20,7 @@ mod list;
 pub mod names;
 mod place;
 mod record;
+mod root;
 mod start;
 mod state;
 mod stats;
@@ -38,6 +39,7 @@ pub use self::{
     inspect::{Inspect, inspect},
     list::Listed,
     record::{Facts, Record, Run},
+    root::{Root, With},
     start::{Begin, Begun, Refusal},
     state::{NEVER, Status, View},
     stats::Stats,

@@ -269,7 +269,7 @@ impl Engine {
     }
 
     /// Makes the layers of an image whose blobs are all here, and lists it.
-    fn add_image(
+    pub(super) fn add_image(
         &self,
         lease: &Lease,
         image: &LoadedImage,
@@ -313,7 +313,7 @@ impl Engine {
     pub fn import(&self, input: impl Read, request: &ImportRequest) -> Result<Digest> {
         let lease = self.store.lease("import")?;
         let (cancel, limits) = (&request.cancel, Limits::default());
-        let archive::Imported { mut file, layer } =
+        let archive::Imported { file, layer } =
             archive::import(input, &self.scratch()?, &limits, cancel)?;
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
         let message = request.message.as_deref();
@@ -324,25 +324,7 @@ impl Engine {
             &platform,
             Timestamp::now(),
         )?;
-        let mut receiver = Receiver {
-            store: &self.store,
-            lease: &lease,
-            cancel,
-            writer: None,
-        };
-        if receiver.begin(&layer.digest, layer.size)? {
-            let mut chunk = vec![0; 256 << 10];
-            loop {
-                let n = file
-                    .read(&mut chunk)
-                    .map_err(|e| Error::host("read the imported layer", e))?;
-                if n == 0 {
-                    break;
-                }
-                receiver.data(&chunk[..n])?;
-            }
-            receiver.end(&layer.digest)?;
-        }
+        self.put_layer(&lease, file, &layer, cancel)?;
         self.store.put_blob(&lease, &new.id, &new.config)?;
         let names: Vec<Reference> = request.name.iter().cloned().collect();
         if names.iter().any(|n| n.digest().is_some()) {
@@ -369,8 +351,37 @@ impl Engine {
         Ok(image.id)
     }
 
+    /// Stores the blob of a layer that was written to a temporary file.
+    pub(super) fn put_layer(
+        &self,
+        lease: &Lease,
+        mut file: File,
+        layer: &LoadedLayer,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let mut receiver = Receiver {
+            store: &self.store,
+            lease,
+            cancel,
+            writer: None,
+        };
+        if !receiver.begin(&layer.digest, layer.size)? {
+            return Ok(());
+        }
+        let mut chunk = vec![0; 256 << 10];
+        loop {
+            let n = file
+                .read(&mut chunk)
+                .map_err(|e| Error::host("read a new layer", e))?;
+            if n == 0 {
+                return receiver.end(&layer.digest);
+            }
+            receiver.data(&chunk[..n])?;
+        }
+    }
+
     /// Frees the blobs that came in files, if none are kept.
-    fn drop_blobs(&self) -> Result<()> {
+    pub(super) fn drop_blobs(&self) -> Result<()> {
         if self.keep_blobs() {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //! or a power cut has left, so that nothing damaged is ever listed.
 
 mod containers;
+mod exchange;
 mod files;
 mod images;
 mod mounts;
@@ -24,6 +25,7 @@ use unlade_graph::{
 use unlade_unpack::{Cancel, Limits, Unpacker};
 
 pub use self::{
+    exchange::{CommitRequest, CopyWays},
     files::{ImportRequest, Loaded, SaveRequest},
     images::Described,
     mounts::MountRequest,

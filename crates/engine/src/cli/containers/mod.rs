@@ -86,6 +86,8 @@ pub(super) enum Verb {
 pub(super) enum Container {
     #[command(flatten)]
     Verb(Verb),
+    #[command(flatten)]
+    Files(super::exchange::Verb),
     /// Show all of a container's details.
     Inspect(inspect::InspectArgs),
     /// Remove all containers that do not run.
@@ -118,7 +120,7 @@ pub(super) fn booleans(command: clap::Command) -> clap::Command {
 /// As [`booleans`], for all commands on containers.
 pub(super) fn all_booleans(mut command: clap::Command) -> clap::Command {
     for verb in [
-        "run", "create", "start", "rm", "exec", "attach", "ps", "logs", "stats",
+        "run", "create", "start", "rm", "exec", "attach", "ps", "logs", "stats", "cp", "commit",
     ] {
         command = command.mut_subcommand(verb, booleans);
     }
@@ -185,7 +187,7 @@ pub(super) fn more(globals: &Globals, what: &Container, cancel: &Cancel) -> Resu
     match what {
         Container::Inspect(a) => inspect::inspect(globals, a, cancel),
         Container::Prune(a) => prune::prune(globals, a, cancel),
-        Container::Verb(_) => Err(Error::new(
+        Container::Verb(_) | Container::Files(_) => Err(Error::new(
             Kind::Bug,
             "a command was given to the wrong hands",
         )),
