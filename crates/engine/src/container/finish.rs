@@ -6,7 +6,7 @@ use unlade_graph::driver::NodeId;
 
 use super::{
     Containers, Status,
-    place::{Place, failed},
+    place::{Place, delete, failed},
     record::{Record, Run, text},
     start::cgroup,
 };
@@ -44,6 +44,10 @@ impl Containers<'_> {
     /// If the host refuses; the next command tries again.
     pub fn clean_up(&self, id: &str) -> Result<()> {
         let place = self.place(id)?;
+        // One that was removed by hand has no directory, and gets none.
+        if !place.run.exists() && !self.store.container_exists(id)? {
+            return Ok(());
+        }
         let locked = place.lock()?;
         let record = match self.find(id) {
             Ok(record) => record,
@@ -272,7 +276,11 @@ impl Containers<'_> {
         };
         for entry in entries {
             let name = entry.map_err(failed("list", &dir))?.file_name();
-            let Some(id) = name.to_str().map(|n| n.trim_end_matches(".removed")) else {
+            // `<id>`, or `<id>.removed-<pid>` of a removal that was killed.
+            let Some((id, aside)) = name
+                .to_str()
+                .map(|n| n.split_once('.').map_or((n, false), |(id, _)| (id, true)))
+            else {
                 continue;
             };
             if !super::names::is_id(id) || records.iter().any(|r| r.id == id) {
@@ -284,6 +292,10 @@ impl Containers<'_> {
             }
             let place = self.place(id)?;
             if self.seen(id)?.is_some_and(|s| s.shim || s.init) {
+                continue;
+            }
+            if aside {
+                delete(&dir.join(&name))?;
                 continue;
             }
             if let Some(_locked) = place.lock_now()? {

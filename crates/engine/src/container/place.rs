@@ -124,29 +124,21 @@ pub(super) fn make_dir(path: &Path) -> Result<()> {
 
 /// Removes a tree in which nothing is mounted any more; a mount is never gone into.
 fn remove_dir(path: &Path) -> Result<()> {
-    // Aside first, so that nobody finds half of it.
+    // Aside first, so that nobody finds half of it, under a name that no other process uses: one
+    // that waits for the lock may make the directory anew and remove it, while this is at work.
     let mut aside = path.as_os_str().to_owned();
-    aside.push(".removed");
+    aside.push(format!(".removed-{}", std::process::id()));
     let aside = PathBuf::from(aside);
     match fs::rename(path, &aside) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        // What a killed removal has left.
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-            ) =>
-        {
-            delete(&aside)?;
-            fs::rename(path, &aside).map_err(failed("remove", path))?;
-        }
         Err(e) => return Err(failed("remove", path)(e)),
     }
     delete(&aside)
 }
 
-fn delete(path: &Path) -> Result<()> {
+/// Deletes a tree that nobody finds any more.
+pub(super) fn delete(path: &Path) -> Result<()> {
     // The root of a container may still be mounted where its shim was killed in the host's
     // namespace of mounts, and another's /dev/shm is: detached, never gone into.
     for name in ["rootfs", "shm"] {
@@ -201,21 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn removing_is_taken_up_again() {
+    fn removing_leaves_nothing_and_is_done_twice() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::new(dir.path(), dir.path(), &"b".repeat(64)).unwrap();
         make_dir(&place.run.join("exec")).unwrap();
-        let aside = dir
-            .path()
-            .join("containers")
-            .join("b".repeat(64) + ".removed");
-        make_dir(&aside.join("x")).unwrap();
         place.remove_run().unwrap();
         place.remove_run().unwrap();
-        assert_eq!(
-            fs::read_dir(dir.path().join("containers")).unwrap().count(),
-            0
-        );
+        let left = fs::read_dir(dir.path().join("containers")).unwrap();
+        assert_eq!(left.count(), 0);
         let e = Place::new(dir.path(), dir.path(), "../x").unwrap_err();
         assert_eq!(e.kind(), Kind::Bug);
     }
