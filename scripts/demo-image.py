@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes OUT/image, an OCI layout of three real layers from Debian packages: demo-image.py OUT
 
-The layers: a base (busybox-static, base-files), tools on top of it, and a last layer that removes
+The layers: a base (busybox-static, base-files), which can be run, tools on top of it, and a last layer that removes
 a file by a whiteout. Where no package can be fetched, files of this machine stand in.
 """
 import gzip, hashlib, io, json, os, subprocess, sys, tarfile
@@ -54,13 +54,13 @@ def put(data, media):
 os.makedirs(os.path.join(OUT, "image/blobs/sha256"))
 OCI = "application/vnd.oci.image."
 tars = [
-    layer(["base-files", "busybox-static"], ["/etc/os-release", "/usr/share/common-licenses"]),
+    layer(["base-files", "busybox-static"], ["/etc/os-release", "/usr/share/common-licenses", "/bin/busybox"]),
     layer(["tzdata", "libc-bin"], ["/usr/share/zoneinfo", "/usr/bin/tar"]),
     layer([], [], [("usr/share/.wh.doc", b""), ("hello", b"unpacked by unlade\n")]),
 ]
 blobs = [put(gzip.compress(t, 6, mtime=0), OCI + "layer.v1.tar+gzip") for t in tars]
 arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-config = {"os": "linux", "architecture": arch, "config": {},
+config = {"os": "linux", "architecture": arch, "config": {"Cmd": ["/bin/busybox", "cat", "/hello"]},
           "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(t).hexdigest() for t in tars]}}
 manifest = {"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json",
             "config": put(json.dumps(config).encode(), OCI + "config.v1+json"), "layers": blobs}

@@ -80,6 +80,7 @@ impl Host {
             .args(["--graph-driver", self.driver])
             .args(args)
             .env("UNLADE_CONFIG", self.config())
+            .env("UNLADE_FLUSH", "later")
             .env("TZ", "UTC")
             .stdin(Stdio::null());
         command
@@ -538,6 +539,30 @@ fn a_container_lives_and_is_seen() {
             h.fails(1, &["inspect", "uno"])
                 .contains("No such object: uno")
         );
+    });
+}
+
+#[test]
+fn namespaces_of_another_are_joined() {
+    hosts("namespaces_of_another_are_joined", |host| {
+        let other = ["run", "-d", "--network", "none", "--hostname", "first"];
+        let more = ["--name", "first", "--ipc", "shareable", "box"];
+        let script = "echo seen > /dev/shm/note; exec sleep 1000";
+        host.ok(&[&other[..], &more, &["sh", "-c", script]].concat());
+        host.until("its note", || {
+            let looked = host.output(&["exec", "first", "cat", "/dev/shm/note"]);
+            text(&looked.stdout) == "seen\n"
+        });
+        let joined = host.sh(&["--ipc", "container:first"], "cat /dev/shm/note");
+        assert_eq!(joined, "seen");
+        let joined = host.sh(&["--pid", "container:first"], "ps");
+        assert!(joined.contains("sleep 1000"), "{joined}");
+        let run = ["run", "--rm", "--network", "container:first", "box"];
+        assert_eq!(host.ok(&[&run[..], &["hostname"]].concat()), "first\n");
+        host.ok(&["rm", "-f", "first"]);
+        let run = ["run", "--rm", "--ipc", "container:first", "box", "true"];
+        assert!(host.fails(125, &run).contains("first"));
+        host.assert_empty();
     });
 }
 

@@ -78,7 +78,11 @@ impl Containers<'_> {
         self.networks.check(&mut request)?;
         let id = names::new_id()?;
         if request.config.hostname.is_empty() {
-            request.config.hostname = spec::hostname(&request, host, &id);
+            // Who shares a network shares the name that others know it by there.
+            request.config.hostname = match request.host_config.network_mode.strip_prefix(OTHER) {
+                Some(other) => self.find(other)?.request.config.hostname,
+                None => spec::hostname(&request, host, &id),
+            };
         }
         let facts = Facts {
             image: image_config,

@@ -260,8 +260,12 @@ impl Containers<'_> {
             }
         }
         self.networks.sweep(&|id| {
-            let there = records.iter().any(|r| r.id == id);
-            Ok(there && self.seen(id)?.is_some_and(|s| s.shim || s.init))
+            if !self.store.container_exists(id)? {
+                return Ok(false);
+            }
+            // One that is being started holds its lock, and has no shim yet.
+            let busy = self.place(id)?.lock_now()?.is_none();
+            Ok(busy || self.seen(id)?.is_some_and(|s| s.shim || s.init))
         })?;
         self.volumes.sweep()?;
         self.stray_runs(&records)

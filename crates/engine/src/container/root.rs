@@ -225,6 +225,13 @@ fn opened_root(init: Process) -> Result<(OwnedFd, OwnedFd)> {
 
 /// A mount of the same tree as `dir`, without what is mounted in that.
 fn bare(dir: OwnedFd, namespace: OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
+    let mount = clone_mount(&dir, &namespace)?;
+    Ok((directory(mount.as_fd())?, mount))
+}
+
+/// A mount of the tree at `dir`, which is in that namespace of mounts: only from inside it can a
+/// mount be cloned. What is mounted below stays away.
+pub(super) fn clone_mount(dir: &OwnedFd, namespace: &OwnedFd) -> Result<OwnedFd> {
     aside(|| {
         let host = |e: Errno| Error::host("make a mount of the container's root", e);
         sys::unshare_fs().map_err(|e| Error::host("leave the shared root directory", e))?;
@@ -233,8 +240,7 @@ fn bare(dir: OwnedFd, namespace: OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
         let clone = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_EMPTY_PATH;
-        let mount = open_tree(&dir, "", clone).map_err(host)?;
-        Ok((directory(mount.as_fd())?, mount))
+        open_tree(dir, "", clone).map_err(host)
     })
 }
 

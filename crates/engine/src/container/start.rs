@@ -17,6 +17,7 @@ use super::{
     now,
     place::{Locked, Place, failed, make_dir},
     record::{Record, Run, text},
+    root::clone_mount,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -412,7 +413,7 @@ fn their_files(run: &Path) -> Files {
 fn bind_shm(pid: i32, at: &Path) -> Result<()> {
     use rustix::{
         fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
-        mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+        mount::{MoveMountFlags, move_mount},
     };
     let refused = |e: rustix::io::Errno| {
         Error::host(
@@ -425,10 +426,9 @@ fn bind_shm(pid: i32, at: &Path) -> Result<()> {
         rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty()).map_err(refused)?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let shm = openat2(&root, "dev/shm", flags, Mode::empty(), resolve).map_err(refused)?;
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(&shm, "", clone).map_err(refused)?;
+    let namespace = format!("/proc/{pid}/ns/mnt");
+    let namespace = rustix::fs::open(namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let tree = clone_mount(&shm, &namespace.map_err(refused)?)?;
     move_mount(&tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(refused)
 }
 

@@ -225,7 +225,8 @@ impl Process {
             match parent(at) {
                 Some(up) if up == own => return true,
                 Some(up) if up > 1 => at = up,
-                None if at != pid => at = pid,
+                // Of one that is just being reaped the kernel says that its parent is 0.
+                None | Some(0) if at != pid => at = pid,
                 _ => return false,
             }
         }
