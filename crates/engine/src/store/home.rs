@@ -18,6 +18,8 @@ use crate::error::{Error, Kind, Result};
 
 const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Files that are locked.
+const LOCKS: [&str; 4] = ["lock", "lock.flush", "lock.flush-next", "lock.mounts"];
 /// What may lie in a directory before it becomes a store.
 const KNOWN: &[&str] = &[
     "lock",
@@ -259,6 +261,10 @@ impl Home {
                 }
                 fault::point("store-create").map_err(host("make", &path))?;
                 schema::create(&path)?;
+                // A disk that is full later has no room for a new file.
+                for name in LOCKS {
+                    self.try_flock(name)?;
+                }
                 reserve::keep(&self.root);
                 Ok(())
             }
