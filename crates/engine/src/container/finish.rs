@@ -61,6 +61,9 @@ impl Containers<'_> {
             self.remove_all(&record)?;
         } else if self.seen(id)?.is_some() {
             self.end_run(&record, &place)?;
+        } else {
+            // Whoever removes it has taken the directory away already, and the lock made another.
+            place.remove_run()?;
         }
         drop(locked);
         Ok(())
