@@ -139,7 +139,7 @@ def too_small(binary, work, driver, registry, layouts, tree, check):
             raise Wrong("it was pulled")
         # Partial blobs may stay, to go on with: prune takes them.
         u.must("system", "prune", "-f")
-        for _ in range(50):
+        for _ in range(300):
             # Some metadata of the file system itself may have grown.
             if free() > before - ((14 if disk.kind == "btrfs" else 6) << 20):
                 return store.then_works()
