@@ -250,14 +250,9 @@ fn half_a_tree_is_out_of_reach_of_others() {
 
 /// A file system of its own, mounted where only this thread and its children see it.
 fn in_private_mounts(test: impl FnOnce(&Path) + Send + 'static) {
-    use rustix::{
-        mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-        thread::UnshareFlags,
-    };
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
     let run = move || {
-        #[expect(unsafe_code, reason = "rustix has no safe call")]
-        // SAFETY: the descriptor table stays shared; only this thread's mounts are its own.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         mount_change(
             "/",
             MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
