@@ -309,6 +309,7 @@ impl Pull<'_> {
             // What a layer could not remove itself: it may have lacked the descriptors for that.
             if let Err(e) = self.parts.driver.sweep() {
                 tracing::debug!(error = %e, "staging directories stay until they are swept");
+                self.lease.outlive();
             }
             return Err(e);
         }

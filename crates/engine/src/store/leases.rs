@@ -249,6 +249,14 @@ pub(super) fn hold(tx: &Connection, lease: LeaseId, driver: &str, object: &str) 
     Ok(())
 }
 
+impl Lease {
+    /// Lets it stay recorded when it is dropped: whoever finds it dead sweeps what this process
+    /// could not remove.
+    pub(crate) fn outlive(&self) {
+        self.store.0.half_done.begin(self.id);
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.store.0.half_done.may_drop(self.id) {
