@@ -137,6 +137,10 @@ fn exit_codes() {
         (&["unpack", "oci:x", "y", "--memory=much"], 2),
         (&["unpack", "oci:x", "y", "--platform=linux"], 2),
         (&["unpack", "oci:x", "y", "--owners=me"], 2),
+        // Only `run` has codes of its own, not what is called so.
+        (&["run", "--nonsense", "x"], 125),
+        (&["container", "run", "--nonsense"], 125),
+        (&["images", "run", "--nonsense"], 2),
         (&["unpack", "oci:/no/such", "--verify"], 1),
         (&["unpack", "layer:/no/such", "--verify"], 1),
     ] {

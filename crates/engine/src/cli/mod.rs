@@ -83,23 +83,37 @@ pub fn main() -> ExitCode {
     ExitCode::from(guarded(run))
 }
 
+/// All that can be typed.
+fn grammar() -> clap::Command {
+    containers::all_booleans(Cli::command()).mut_subcommand("container", containers::all_booleans)
+}
+
 /// The command line; an exit code where it is wrong or was answered.
 fn parse() -> Result<Cli, u8> {
-    let command = containers::all_booleans(Cli::command())
-        .mut_subcommand("container", containers::all_booleans);
-    let parsed = command
+    let parsed = grammar()
         .try_get_matches()
         .and_then(|m| Cli::from_arg_matches(&m));
     parsed.map_err(|e| {
         // Without a place to print there is nothing to do.
         let _ = e.print();
-        let runs = std::env::args().skip(1).any(|a| a == "run");
         match e.exit_code() {
             // As docker: whoever runs a container can tell our failures from its.
-            2 if runs => INTERNAL,
+            2 if is_run() => INTERNAL,
             code => u8::try_from(code).unwrap_or(FAILED),
         }
     })
+}
+
+/// Whether the command line, wrong as it may be, is one of `run`.
+fn is_run() -> bool {
+    let Ok(matches) = grammar().ignore_errors(true).try_get_matches() else {
+        return false;
+    };
+    match matches.subcommand() {
+        Some(("container", below)) => below.subcommand_name() == Some("run"),
+        Some((name, _)) => name == "run",
+        None => false,
+    }
 }
 
 /// Runs a command on the store.
