@@ -230,7 +230,7 @@ fn check_log(request: &Request) -> Result<()> {
                 .with_hint("options are max-size and max-file, and for json-file labels and env"));
         }
     }
-    super::start::log_limits(request).map(drop)
+    super::launch::log_limits(request).map(drop)
 }
 
 fn check_storage(request: &Request, driver: &str) -> Result<()> {

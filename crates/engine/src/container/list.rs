@@ -99,7 +99,7 @@ impl Containers<'_> {
     /// # Errors
     /// If its directory cannot be made.
     pub fn log(&self, record: &Record) -> Result<Option<Log>> {
-        let log = super::start::log(record, &self.place(&record.id)?)?;
+        let log = super::launch::log(record, &self.place(&record.id)?)?;
         Ok((log != Log::None).then_some(log))
     }
 

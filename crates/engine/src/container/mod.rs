@@ -16,6 +16,7 @@ mod exec;
 mod explain;
 mod finish;
 mod inspect;
+mod launch;
 mod list;
 pub mod names;
 mod place;
