@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Begin, Begun, Containers, Record, Status, names, record::text};
+use super::{Begin, Begun, Containers, Record, Status, launch, names, record::text};
 use crate::{
     error::{Error, Kind, Result},
-    shim::{self, Restart},
+    shim,
     spec::{self, request::HostConfig, signal},
 };
 
@@ -270,14 +270,7 @@ impl Containers<'_> {
                 .update(&record.id, &resources)?;
         }
         if view.is_active() {
-            let restart = match &**policy {
-                "always" => Restart::Always,
-                "unless-stopped" => Restart::UnlessStopped,
-                "on-failure" => Restart::OnFailure {
-                    most: u32::try_from(host.restart_policy.maximum_retry_count).unwrap_or(0),
-                },
-                _ => Restart::No,
-            };
+            let restart = launch::restart(&host.restart_policy);
             match shim::set_restart(&self.run_dir(&record.id)?, restart) {
                 Err(e) if e.kind() == Kind::NotFound => {}
                 done => done?,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     shim::{Health, Io, Launch, Log, LogFile, Mounts, Restart, Size, Stdin},
-    spec::request::{Healthcheck, Request},
+    spec::request::{Healthcheck, Request, RestartPolicy},
 };
 
 /// Nanoseconds in a millisecond, of Docker's health checks.
@@ -59,7 +59,7 @@ impl Containers<'_> {
             } else {
                 Mounts::Own
             },
-            restart: restart(request),
+            restart: restart(&request.host_config.restart_policy),
             restarts: 0,
             health: health(request),
             cleanup,
@@ -80,8 +80,8 @@ fn size(given: Size, asked: [u16; 2]) -> Size {
     given
 }
 
-fn restart(request: &Request) -> Restart {
-    let policy = &request.host_config.restart_policy;
+/// What its policy means to a shim.
+pub(super) fn restart(policy: &RestartPolicy) -> Restart {
     match &*policy.name {
         "always" => Restart::Always,
         "unless-stopped" => Restart::UnlessStopped,
