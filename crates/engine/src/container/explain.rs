@@ -6,7 +6,7 @@ use unlade_graph::driver::{LayerId, MountOf};
 
 use super::{
     Containers, Record, names,
-    start::{cgroup, image_security, init, runtime_facts},
+    start::{cgroup, init, runtime_facts},
 };
 use crate::{
     error::Result,
@@ -97,7 +97,6 @@ impl Containers<'_> {
             devices: spec::devices::find(request)?,
             cgroup_path: cgroup(request, id),
             init: init(request)?,
-            image_security: image_security(request)?,
             runtime: runtime_facts(&self.runtime(&host.runtime)?),
             ..Placement::default()
         };

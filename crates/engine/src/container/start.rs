@@ -23,9 +23,7 @@ use crate::{
     network::{self, Member},
     runtime::{Flavor, Runtime},
     shim::{Connection, Fds, Outcome, Shim, Size, Streams},
-    spec::{
-        self, Assembled, Files, ImageSecurity, Ns, Placement, RuntimeFacts, Shm, request::Request,
-    },
+    spec::{self, Assembled, Files, Ns, Placement, RuntimeFacts, Shm, request::Request},
     volume::Resolved,
 };
 
@@ -249,7 +247,6 @@ impl Containers<'_> {
             devices: spec::devices::find(request)?,
             cgroup_path: cgroup.clone(),
             init: init(request)?,
-            image_security: image_security(request)?,
             runtime: facts,
             ..Placement::default()
         };
@@ -383,18 +380,6 @@ pub(super) fn cgroup(request: &Request, id: &str) -> String {
         parent => parent.trim_matches('/'),
     };
     format!("/{parent}/{id}")
-}
-
-pub(super) fn image_security(request: &Request) -> Result<ImageSecurity> {
-    match &*request.host_config.image_security {
-        "" | "narrow" => Ok(ImageSecurity::Narrow),
-        "replace" => Ok(ImageSecurity::Replace),
-        "ignore" => Ok(ImageSecurity::Ignore),
-        other => Err(
-            Error::new(Kind::BadInput, format!("`{other}` is no image security"))
-                .with_hint("write narrow, replace or ignore"),
-        ),
-    }
 }
 
 /// What the runtime can do, by its version.
