@@ -135,8 +135,8 @@ impl View {
         }
         if seen.shim {
             match seen.state.status {
-                At::Starting => self.status = Status::Created,
-                At::Restarting => self.status = Status::Restarting,
+                At::Starting if seen.state.restarts == 0 => self.status = Status::Created,
+                At::Starting | At::Restarting => self.status = Status::Restarting,
                 _ => {
                     self.status = if seen.state.paused {
                         Status::Paused
@@ -249,6 +249,10 @@ mod tests {
             of(open(), Some(seen(At::Restarting, true, false))),
             (Status::Restarting, 0, 0)
         );
+        // The runtime is at work for its policy.
+        let mut again = seen(At::Starting, true, false);
+        again.state.restarts = 1;
+        assert_eq!(of(open(), Some(again)), (Status::Restarting, 0, 0));
         assert_eq!(
             of(open(), Some(seen(At::Exited, true, false))),
             (Status::Exited, 0, 3)
