@@ -153,7 +153,11 @@ impl Shim {
         wire::send(&self.socket, &bytes, &all).map_err(broken)?;
         let mut connection = Connection::over(self.socket);
         connection.child = Some(self.child);
-        match connection.reply()? {
+        let reply = connection.reply()?.ok_or_else(|| {
+            Error::new(Kind::Host, "the shim ended without an answer")
+                .with_hint("it may have been killed: try again")
+        })?;
+        match reply {
             Reply::Started { pid } => Ok(Outcome::Started(Started { pid, connection })),
             Reply::Refused { exit_code, message } => {
                 // It ends at once, and nobody else would wait for it.
@@ -166,6 +170,12 @@ impl Shim {
             other => Err(unexpected(&other)),
         }
     }
+}
+
+/// The error for a run that no shim looks after any more.
+fn silent(run: &Path) -> Error {
+    let m = format!("no shim answers at `{}`", run.join(SOCKET).display());
+    Error::new(Kind::NotFound, m).with_hint("the container does not run, or its shim was killed")
 }
 
 fn unexpected(reply: &Reply) -> Error {
@@ -201,18 +211,15 @@ impl Connection {
 
     /// To the shim of a run.
     fn to(run: &Path) -> Result<Self> {
-        let path = run.join(SOCKET);
         let failed = |e: io::Error| {
             let gone = matches!(
                 e.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
             );
             if gone {
-                let m = format!("no shim answers at `{}`", path.display());
-                return Error::new(Kind::NotFound, m)
-                    .with_hint("the container does not run, or its shim was killed");
+                return silent(run);
             }
-            Error::host(format!("connect to `{}`", path.display()), e)
+            Error::host(format!("connect to `{}`", run.join(SOCKET).display()), e)
         };
         // A path in a socket's address has room for 107 bytes: the directory's descriptor is short.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -305,17 +312,14 @@ impl Connection {
         Ok(true)
     }
 
-    /// The next reply to a request.
-    fn reply(&mut self) -> Result<Reply> {
-        loop {
-            if !self.fill()? {
-                return Err(Error::new(Kind::Host, "the shim ended without an answer")
-                    .with_hint("it may have been killed: try again"));
-            }
+    /// The next reply to a request; `None` if the shim has gone.
+    fn reply(&mut self) -> Result<Option<Reply>> {
+        while self.fill()? {
             if let Some((wire::JSON, payload)) = self.frames.peek().map_err(broken)? {
-                return parse(payload);
+                return parse(payload).map(Some);
             }
         }
+        Ok(None)
     }
 }
 
@@ -463,9 +467,21 @@ pub fn set_paused(run: &Path, paused: bool) -> Result<()> {
 fn ask(run: &Path, request: &Request) -> Result<(Connection, Reply)> {
     let mut connection = Connection::to(run)?;
     let bytes = wire::json(request).map_err(broken)?;
-    wire::send(&connection.socket, &bytes, &[]).map_err(broken)?;
-    let reply = connection.reply()?;
-    Ok((connection, reply))
+    // A shim at its end hangs up on whoever came last: it is gone, as a moment later.
+    let gone = |e: &io::Error| {
+        matches!(
+            e.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+        )
+    };
+    match wire::send(&connection.socket, &bytes, &[]) {
+        Err(e) if gone(&e) => return Err(silent(run)),
+        sent => sent.map_err(broken)?,
+    }
+    match connection.reply()? {
+        Some(reply) => Ok((connection, reply)),
+        None => Err(silent(run)),
+    }
 }
 
 fn tell(run: &Path, request: &Request) -> Result<()> {
@@ -473,5 +489,29 @@ fn tell(run: &Path, request: &Request) -> Result<()> {
         Reply::Done => Ok(()),
         Reply::Failed(m) => Err(Error::new(Kind::Conflict, m)),
         other => Err(unexpected(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_shim_that_hangs_up_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(wait(dir.path()).unwrap_err().kind(), Kind::NotFound);
+        let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+        let hangs_up = thread::spawn(move || {
+            // Once before it has heard anything, once after.
+            drop(listener.accept().unwrap());
+            let (mut heard, _) = listener.accept().unwrap();
+            heard.read_exact(&mut [0; 1]).unwrap();
+        });
+        for _ in 0..2 {
+            assert_eq!(wait(dir.path()).unwrap_err().kind(), Kind::NotFound);
+        }
+        hangs_up.join().unwrap();
     }
 }

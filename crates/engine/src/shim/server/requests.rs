@@ -71,7 +71,9 @@ impl Server {
             let reply = match request {
                 Ok(Request::Attach(streams)) => {
                     client.streams = Some(streams);
-                    Some(Reply::Done)
+                    client.tell(&Reply::Done);
+                    // The others were told already.
+                    self.exit.clone().map(Reply::Exited)
                 }
                 Ok(request) => self.request(index, request),
                 Err(e) => Some(Reply::Failed(format!("not understood: {e}"))),
