@@ -110,7 +110,7 @@ impl Containers<'_> {
             }
             Err(e) => {
                 // What is left of it is found by its record, if this fails too.
-                if let Err(left) = self.remove_all(&record) {
+                if let Err(left) = self.remove_parts(&record, true) {
                     tracing::warn!(error = %left, "a container that could not be made stays");
                 }
                 Err(e)

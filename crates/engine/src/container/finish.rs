@@ -58,7 +58,7 @@ impl Containers<'_> {
             return Ok(());
         }
         if record.request.host_config.auto_remove {
-            self.remove_all(&record)?;
+            self.remove_parts(&record, true)?;
         } else if self.seen(id)?.is_some() {
             self.end_run(&record, &place)?;
         } else {
@@ -114,14 +114,9 @@ impl Containers<'_> {
         Ok(())
     }
 
-    /// Takes away all of a container, its record last. The caller holds its lock, or has just made
-    /// it.
-    pub(super) fn remove_all(&self, record: &Record) -> Result<Removed> {
-        let volumes = record.request.host_config.auto_remove;
-        self.remove_parts(record, volumes)
-    }
-
-    fn remove_parts(&self, record: &Record, anonymous: bool) -> Result<Removed> {
+    /// Takes away all of a container, its record last, and with `anonymous` its volumes without a
+    /// name. The caller holds its lock, or has just made it.
+    pub(super) fn remove_parts(&self, record: &Record, anonymous: bool) -> Result<Removed> {
         let place = self.place(&record.id)?;
         self.stop_remains(record, &place)?;
         self.networks.detach(&record.id)?;
@@ -233,7 +228,10 @@ impl Containers<'_> {
                 id = record.id,
                 "removing a container that a killed process has left"
             );
-            self.remove_parts(&record, true)?;
+            // Whoever removed it may have wanted its volumes kept.
+            let anonymous =
+                record.stage == Stage::Creating || record.request.host_config.auto_remove;
+            self.remove_parts(&record, anonymous)?;
         }
         Ok(())
     }
