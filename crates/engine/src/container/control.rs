@@ -284,7 +284,7 @@ impl Containers<'_> {
 }
 
 /// Waits for the exit after which its policy does not start it again.
-fn last_exit(connection: &mut shim::Connection) -> Result<Ended> {
+pub(super) fn last_exit(connection: &mut shim::Connection) -> Result<Ended> {
     loop {
         let exit = connection.exit()?;
         if !exit.again {

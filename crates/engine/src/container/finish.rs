@@ -6,6 +6,7 @@ use unlade_graph::driver::NodeId;
 
 use super::{
     Containers, Status,
+    control::last_exit,
     place::{Place, delete, failed},
     record::{Record, Run, text},
     start::cgroup,
@@ -48,11 +49,9 @@ impl Containers<'_> {
         if !place.run.exists() && !self.store.container_exists(id)? {
             return Ok(());
         }
-        let locked = place.lock()?;
-        let record = match self.find(id) {
-            Ok(record) => record,
-            Err(e) if e.kind() == Kind::NotFound => return place.remove_run(),
-            Err(e) => return Err(e),
+        let (locked, record) = match self.hold(id) {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+            held => held?,
         };
         if self.view(&record)?.is_active() {
             return Ok(());
@@ -138,28 +137,24 @@ impl Containers<'_> {
     /// # Errors
     /// [`Kind::Conflict`] with docker's words if it runs and that is not forced.
     pub fn remove(&self, record: &Record, removal: Removal) -> Result<Removed> {
-        let place = self.place(&record.id)?;
-        let view = self.view(record)?;
-        if view.is_active() {
-            if !removal.force {
-                return Err(busy(record, view.status));
+        let (locked, record) = loop {
+            let view = self.view(record)?;
+            if view.is_active() {
+                if !removal.force {
+                    return Err(busy(record, view.status));
+                }
+                self.end(record)?;
             }
-            self.end(record)?;
-        }
-        let locked = place.lock()?;
-        // It may have been removed, or started again, while the lock was waited for.
-        let record = match self.store.container(&record.id) {
-            Ok(row) => Record::parse(row)?,
-            Err(e) if e.kind() == Kind::NotFound => {
-                place.remove_run()?;
-                return Ok(Removed::default());
+            let (locked, record) = match self.hold(&record.id) {
+                Err(e) if e.kind() == Kind::NotFound => return Ok(Removed::default()),
+                held => held?,
+            };
+            // It may have been started while the lock was waited for.
+            let view = self.view(&record)?;
+            if !view.is_active() || view.status == Status::Dead {
+                break (locked, record);
             }
-            Err(e) => return Err(e),
         };
-        let view = self.view(&record)?;
-        if view.is_active() && view.status != Status::Dead {
-            return Err(busy(&record, view.status));
-        }
         self.store
             .set_container_stage(&record.id, Stage::Removing)?;
         let removed = self.remove_parts(&record, removal.volumes)?;
@@ -177,9 +172,16 @@ impl Containers<'_> {
                     self.runtime(&record.request.host_config.runtime)?
                         .resume(&record.id)?;
                 }
-                shim::stop(&run, kill, None)?;
-                let ended = Waiter::spawn(move || connection.exit().map(drop));
-                ended.within(KILLED)
+                match shim::stop(&run, kill, None) {
+                    Err(e) if e.kind() == Kind::NotFound => {}
+                    done => done?,
+                }
+                let ended = Waiter::spawn(move || last_exit(&mut connection).map(drop));
+                match ended.within(KILLED) {
+                    // It has ended by itself, and was not there to tell.
+                    Err(_) if !self.view(record)?.is_active() => Ok(()),
+                    done => done,
+                }
             }
             // Its shim is gone: the runtime does it.
             Err(e) if e.kind() == Kind::NotFound => {

@@ -30,7 +30,7 @@ use std::{path::PathBuf, sync::OnceLock};
 
 use unlade_graph::driver::{Driver, SnapshotId};
 
-use self::place::Place;
+use self::place::{Locked, Place};
 pub use self::{
     control::{Ended, Stopping},
     create::{Made, New},
@@ -114,6 +114,20 @@ impl<'a> Containers<'a> {
     /// [`Kind::NotFound`] with docker's words.
     pub fn find(&self, text: &str) -> Result<Record> {
         Record::parse(self.store.container(text)?)
+    }
+
+    /// Waits until nobody else works on a container; its record as it is then. Of one that was
+    /// removed meanwhile nothing is made anew.
+    fn hold(&self, id: &str) -> Result<(Locked, Record)> {
+        let place = self.place(id)?;
+        let locked = place.lock()?;
+        match self.find(id) {
+            Err(e) if e.kind() == Kind::NotFound => {
+                place.remove_run()?;
+                Err(e)
+            }
+            found => Ok((locked, found?)),
+        }
     }
 
     /// All containers, the newest first.

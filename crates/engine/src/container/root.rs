@@ -104,9 +104,8 @@ impl Containers<'_> {
             return Ok(root);
         }
         let place = self.place(&record.id)?;
-        let locked = place.lock()?;
         // It may have been started, or removed, while the lock was waited for.
-        let record = self.find(&record.id)?;
+        let (locked, record) = self.hold(&record.id)?;
         if let Some(root) = self.running_root(&record, with)? {
             return Ok(root);
         }

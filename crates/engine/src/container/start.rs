@@ -99,7 +99,8 @@ impl Containers<'_> {
     /// If something that it needs cannot be had. What was set up is undone then.
     pub fn start(&self, record: &Record, begin: &Begin) -> Result<Begun> {
         let place = self.place(&record.id)?;
-        let locked = place.lock()?;
+        let (locked, record) = self.hold(&record.id)?;
+        let record = &record;
         let seen = self.seen(&record.id)?;
         match self.view(record)?.status {
             Status::Running | Status::Restarting => return Ok(Begun::Already),
