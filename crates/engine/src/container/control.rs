@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Kind, Result},
     shim,
     spec::{self, request::HostConfig, signal},
+    store::Stage,
 };
 
 /// Seconds from the stop signal to SIGKILL unless something else is asked for.
@@ -212,7 +213,9 @@ impl Containers<'_> {
             if view.status == Status::Dead {
                 return Err(Self::lost(&record));
             }
-            if !view.is_active() {
+            // One that goes with its end has none recorded, and for a moment seems never to have run.
+            let going = record.stage == Stage::Creating && view.status == Status::Created;
+            if !view.is_active() && !going {
                 return Ok(Ended {
                     code: view.exit_code,
                     error: view.error,
