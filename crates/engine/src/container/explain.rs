@@ -1,11 +1,11 @@
 //! Where each field of a container's spec comes from. Nothing is made or changed for it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use unlade_graph::driver::{LayerId, MountOf};
 
 use super::{
-    Containers, Record, names,
+    Containers, Record, With, names,
     start::{cgroup, init, runtime_facts},
 };
 use crate::{
@@ -21,15 +21,13 @@ impl Containers<'_> {
     /// # Errors
     /// If its root cannot be looked into.
     pub fn explain(&self, record: &Record) -> Result<Vec<Field>> {
-        let root = self
-            .driver
-            .mount(MountOf::Snapshot(&Self::snapshot(&record.id)?))?;
+        let root = self.root(record, With::Nothing)?;
         self.fields(
             &record.id,
             &record.name,
             &record.facts.image,
             &record.request,
-            &root,
+            root.fd(),
         )
     }
 
@@ -51,7 +49,7 @@ impl Containers<'_> {
             request.config.hostname = spec::hostname(&request, self.host(), &id);
         }
         let root = self.driver.mount(MountOf::Layers(layers))?;
-        self.fields(&id, &names::generate(0)?, &image, &request, &root)
+        self.fields(&id, &names::generate(0)?, &image, &request, root.as_fd())
     }
 
     fn fields(
@@ -60,7 +58,7 @@ impl Containers<'_> {
         name: &str,
         image: &ImageConfig,
         request: &Request,
-        root: &OwnedFd,
+        root: BorrowedFd<'_>,
     ) -> Result<Vec<Field>> {
         let host = &request.host_config;
         let place = self.place(id)?;
@@ -74,7 +72,7 @@ impl Containers<'_> {
             name: name.to_owned(),
             hostname: request.config.hostname.clone(),
             rootfs: "rootfs".into(),
-            user: spec::user::resolve(root.as_fd(), &request.config.user, &host.group_add)?,
+            user: spec::user::resolve(root, &request.config.user, &host.group_add)?,
             network: match &*host.network_mode {
                 "none" => Ns::New,
                 "host" => Ns::Host,
