@@ -8,7 +8,7 @@ use super::{Begin, Begun, Containers, Record, Status, launch, names, record::tex
 use crate::{
     error::{Error, Kind, Result},
     shim,
-    spec::{self, request::HostConfig, signal},
+    spec::{self, HostFacts, request::HostConfig, signal},
     store::Stage,
 };
 
@@ -268,7 +268,7 @@ impl Containers<'_> {
         let warnings = spec::check(&request, self.host())?;
         let view = self.view(record)?;
         if view.is_running() {
-            let resources = resources(host);
+            let resources = resources(host, self.host());
             self.runtime(&host.runtime)?
                 .update(&record.id, &resources)?;
         }
@@ -299,8 +299,9 @@ pub(super) fn last_exit(connection: &mut shim::Connection) -> Result<Ended> {
     }
 }
 
-/// Limits as the runtime takes them; those that are not set are left as they are.
-fn resources(host: &HostConfig) -> serde_json::Value {
+/// Limits as the runtime takes them; those that are not set, and that of swap where the kernel
+/// counts none, are left as they are.
+fn resources(host: &HostConfig, facts: &HostFacts) -> serde_json::Value {
     let mut cpu = serde_json::Map::new();
     let mut memory = serde_json::Map::new();
     let set = |map: &mut serde_json::Map<String, serde_json::Value>, key: &str, n: i64| {
@@ -323,7 +324,9 @@ fn resources(host: &HostConfig) -> serde_json::Value {
     } else {
         host.memory_swap
     };
-    set(&mut memory, "swap", swap);
+    if facts.swap_limit {
+        set(&mut memory, "swap", swap);
+    }
     if !host.cpuset_cpus.is_empty() {
         cpu.insert("cpus".to_owned(), json!(host.cpuset_cpus));
     }
@@ -346,7 +349,11 @@ mod tests {
 
     #[test]
     fn only_what_is_set_is_changed() {
-        let none = resources(&HostConfig::default());
+        let mut facts = HostFacts {
+            swap_limit: true,
+            ..HostFacts::default()
+        };
+        let none = resources(&HostConfig::default(), &facts);
         assert_eq!(none, json!({ "cpu": {}, "memory": {} }));
         let host = HostConfig {
             memory: 1 << 20,
@@ -356,9 +363,12 @@ mod tests {
             ..HostConfig::default()
         };
         assert_eq!(
-            resources(&host),
+            resources(&host, &facts),
             json!({ "cpu": { "period": 100_000, "quota": 150_000, "cpus": "0" },
                 "memory": { "limit": 1 << 20, "swap": 2 << 20 }, "pids": { "limit": -1 } })
         );
+        facts.swap_limit = false;
+        let memory = &resources(&host, &facts)["memory"];
+        assert_eq!(*memory, json!({ "limit": 1 << 20 }));
     }
 }
