@@ -507,6 +507,13 @@ fn a_container_lives_and_is_seen() {
             h.fails(1, &["rmi", "box"])
                 .contains("is using its referenced image")
         );
+        let image = h.ok(&["images", "-q", "box"]).trim().to_owned();
+        assert!(
+            h.fails(1, &["rmi", "-f", &image])
+                .contains("(cannot be forced) - image is being used by running container")
+        );
+        assert_eq!(h.ok(&["rmi", "-f", "box"]), "Untagged: box:latest\n");
+        h.ok(&["tag", &image, "box"]);
         assert_eq!(h.ok(&["stop", "-t", "5", "uno"]), "uno\n");
         assert_eq!(h.inspect("uno")["State"]["ExitCode"], 3);
         assert_eq!(h.ok(&["wait", "uno"]), "3\n");

@@ -277,7 +277,7 @@ pub(super) struct RmiArgs {
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 
-    /// Also what is in use, or by id while it has several names.
+    /// Also what containers that do not run use, or by id while it has several names.
     #[arg(short, long)]
     force: bool,
 
@@ -292,6 +292,7 @@ pub(super) fn rmi(globals: &Globals, args: &RmiArgs, cancel: &Cancel) -> Result<
     let options = RemoveOptions {
         force: args.force,
         no_prune: args.no_prune,
+        ..RemoveOptions::default()
     };
     let mut failed = None;
     for image in &args.images {

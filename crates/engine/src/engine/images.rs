@@ -6,6 +6,7 @@ use unlade_graph::driver::LayerId;
 
 use super::Engine;
 use crate::{
+    container::Containers,
     error::{Error, Kind, Result},
     image::{
         config::MAX_BYTES,
@@ -119,13 +120,37 @@ impl Engine {
     ///
     /// # Errors
     /// If it is not there, in use, or named in several repositories.
-    pub fn remove(&self, text: &str, options: RemoveOptions) -> Result<Vec<Removed>> {
+    pub fn remove(&self, text: &str, options: RemoveOptions<'_>) -> Result<Vec<Removed>> {
+        // Without force any container is in the way.
+        let running = if options.force {
+            self.running_container(text)?
+        } else {
+            None
+        };
+        let options = RemoveOptions {
+            running: running.as_deref(),
+            ..options
+        };
         let removed = self.store.remove_image(text, options)?;
         let deleted = removed.iter().any(|r| matches!(r, Removed::Deleted(_)));
         if deleted && !options.no_prune {
             self.store.gc(&*self.driver, &GcOptions::default())?;
         }
         Ok(removed)
+    }
+
+    /// A container of that image that runs.
+    fn running_container(&self, text: &str) -> Result<Option<String>> {
+        let Ok(image) = self.store.resolve(text) else {
+            return Ok(None);
+        };
+        let containers = Containers::new(&self.store, &*self.driver, &self.config);
+        for record in containers.all()? {
+            if record.image == image.id && containers.view(&record)?.is_active() {
+                return Ok(Some(record.id));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes images without a name, or all that are not in use, and says how many bytes that

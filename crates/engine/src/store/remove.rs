@@ -17,12 +17,15 @@ use crate::error::{Error, Kind, Result};
 /// How an image is to be removed.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
-pub struct RemoveOptions {
+pub struct RemoveOptions<'a> {
     /// Also by id while it has several names, and while it is in use.
     pub force: bool,
     /// Its layers stay for other images to come: they are not named as deleted, and the caller
     /// leaves [`Store::gc`] for later.
     pub no_prune: bool,
+    /// A container of the image that runs. While there is one, the image is not removed, with
+    /// force neither: with its last name it stays without one.
+    pub running: Option<&'a str>,
 }
 
 /// What a removal has done, in order.
@@ -46,9 +49,23 @@ pub struct Prune {
     pub all: bool,
 }
 
+fn short(hex: &str) -> String {
+    hex.get(..12).unwrap_or(hex).to_owned()
+}
+
+/// Docker's words, for a container that runs.
+fn runs(image: &Image, container: &str) -> Error {
+    let m = format!(
+        "conflict: unable to delete {} (cannot be forced) - image is being used by running \
+         container {}",
+        short(&image.id.hex()),
+        short(container)
+    );
+    Error::new(Kind::Conflict, m).with_hint("stop that first")
+}
+
 /// Docker's words, for the containers that keep an image.
 fn in_use(text: &str, image: &Image, owner: &str) -> Error {
-    let short = |hex: &str| hex.get(..12).unwrap_or(hex).to_owned();
     let id = short(&image.id.hex());
     match containers::pinned_by(owner) {
         Some(container) if id.starts_with(text) || image.id.to_string().starts_with(text) => {
@@ -85,8 +102,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::Conflict`] if it is in use, or named in several repositories
-    /// and given by id, and not forced.
-    pub fn remove_image(&self, text: &str, options: RemoveOptions) -> Result<Vec<Removed>> {
+    /// and given by id, and not forced; if a container of it runs and it is given by id.
+    pub fn remove_image(&self, text: &str, options: RemoveOptions<'_>) -> Result<Vec<Removed>> {
         self.0.db.write(Commit::Freeing, |tx| {
             let (image, by) = names::find(tx, self.driver(), text)?;
             let mut removed = Vec::new();
@@ -111,6 +128,9 @@ impl Store {
                     refs - 1
                 }
                 By::Id => {
+                    if let Some(container) = options.running {
+                        return Err(runs(&image, container).into());
+                    }
                     self.not_in_use(tx, &image, text, options.force)?;
                     if !options.force && !one_reference(&image) {
                         let m = format!("image {text} is named in several repositories");
@@ -121,7 +141,7 @@ impl Store {
                     0
                 }
             };
-            if left == 0 {
+            if left == 0 && options.running.is_none() {
                 self.delete(tx, &image, options.no_prune, &mut removed)?;
             }
             Ok(removed)
