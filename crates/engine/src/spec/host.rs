@@ -248,7 +248,7 @@ fn thermal_throttle() -> Vec<String> {
 
 /// Hard limits of `/proc/self/limits` by the names of `--ulimit`.
 fn hard_limits(table: &str) -> BTreeMap<String, u64> {
-    const ROWS: [(&str, &str); 15] = [
+    const ROWS: [(&str, &str); 16] = [
         ("Max address space", "as"),
         ("Max core file size", "core"),
         ("Max cpu time", "cpu"),
@@ -262,6 +262,7 @@ fn hard_limits(table: &str) -> BTreeMap<String, u64> {
         ("Max processes", "nproc"),
         ("Max resident set", "rss"),
         ("Max realtime priority", "rtprio"),
+        ("Max realtime timeout", "rttime"),
         ("Max pending signals", "sigpending"),
         ("Max stack size", "stack"),
     ];

@@ -22,7 +22,7 @@ pub mod place;
 mod process;
 pub mod request;
 mod resources;
-mod rlimits;
+pub mod rlimits;
 mod seccomp;
 pub mod security;
 pub mod signal;

@@ -16,7 +16,7 @@ use crate::{
 use PosixRlimitType as T;
 
 /// Names as `--ulimit` takes them.
-pub(super) const NAMES: [(&str, PosixRlimitType); 15] = [
+const NAMES: [(&str, PosixRlimitType); 16] = [
     ("as", T::RlimitAs),
     ("core", T::RlimitCore),
     ("cpu", T::RlimitCpu),
@@ -30,9 +30,15 @@ pub(super) const NAMES: [(&str, PosixRlimitType); 15] = [
     ("nproc", T::RlimitNproc),
     ("rss", T::RlimitRss),
     ("rtprio", T::RlimitRtprio),
+    ("rttime", T::RlimitRttime),
     ("sigpending", T::RlimitSigpending),
     ("stack", T::RlimitStack),
 ];
+
+/// Whether there is a limit of that name.
+pub fn is_name(name: &str) -> bool {
+    NAMES.iter().any(|(n, _)| *n == name)
+}
 
 /// Checks limits and gives them in the spec's form, sorted by name.
 ///
@@ -125,6 +131,7 @@ mod tests {
             text,
             r#"[{"type":"RLIMIT_NOFILE","hard":18446744073709551615,"soft":5},{"type":"RLIMIT_NPROC","hard":18446744073709551615,"soft":18446744073709551615}]"#
         );
+        assert_eq!(parse(&[of("rttime", 1, 2)], &host).unwrap().len(), 1);
         for wrong in [
             of("files", 1, 1),
             of("core", 2, 1),

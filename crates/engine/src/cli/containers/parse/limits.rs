@@ -1,7 +1,11 @@
 //! Sizes, CPUs and resource limits.
 
 use super::bad;
-use crate::{error::Result, image::json::show, spec::request::Ulimit};
+use crate::{
+    error::Result,
+    image::json::show,
+    spec::{request::Ulimit, rlimits},
+};
 
 /// Bytes as docker reads them: `512`, `64k`, `1.5g`, `1GiB`; all units are powers of 1024.
 pub(in crate::cli::containers) fn bytes(text: &str) -> Result<i64> {
@@ -84,24 +88,6 @@ pub(in crate::cli::containers) fn cpus(text: &str) -> Result<i64> {
         .ok_or_else(wrong)
 }
 
-const LIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
 /// `NAME=SOFT[:HARD]`.
 pub(in crate::cli::containers) fn ulimit(text: &str) -> Result<Ulimit> {
     let hint = "write NAME=SOFT[:HARD], such as nofile=1024:4096; -1 is no limit";
@@ -109,7 +95,7 @@ pub(in crate::cli::containers) fn ulimit(text: &str) -> Result<Ulimit> {
     let Some((name, limits)) = text.split_once('=') else {
         return Err(bad(format!("invalid ulimit argument: {shown}"), hint));
     };
-    if !LIMITS.contains(&name) {
+    if !rlimits::is_name(name) {
         return Err(bad(format!("invalid ulimit type: {}", show(name)), hint));
     }
     let number = |text: &str| -> Result<i64> {
@@ -182,6 +168,7 @@ mod tests {
         assert_eq!((&*u.name, u.soft, u.hard), ("nofile", 1024, 2048));
         assert_eq!(ulimit("core=-1").unwrap().hard, -1);
         assert_eq!(ulimit("stack=5").unwrap().hard, 5);
+        assert_eq!(ulimit("rttime=5").unwrap().name, "rttime");
         for (text, want) in [
             ("nofile", "invalid ulimit argument: nofile"),
             ("x=1", "invalid ulimit type: x"),
