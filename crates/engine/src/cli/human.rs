@@ -124,6 +124,12 @@ impl Filters {
         self.0.get(name).into_iter().flatten().map(|v| &**v)
     }
 
+    /// Whether `fits` likes any value given for a name, or none was given.
+    pub(crate) fn any(&self, name: &str, fits: impl Fn(&str) -> bool) -> bool {
+        let mut values = self.get(name).peekable();
+        values.peek().is_none() || values.any(fits)
+    }
+
     /// A filter that is true or false; `None` if it was not given.
     ///
     /// # Errors

@@ -163,12 +163,6 @@ pub(super) struct LsArgs {
     quiet: bool,
 }
 
-/// Whether any value of a filter fits, or there is none.
-pub(super) fn fits(filters: &Filters, name: &str, by: impl Fn(&str) -> bool) -> bool {
-    let mut values = filters.get(name).peekable();
-    values.peek().is_none() || values.any(by)
-}
-
 /// Labels in one field.
 pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
     let each = labels.iter().map(|(k, v)| format!("{k}={v}"));
@@ -203,11 +197,11 @@ fn list(globals: &Globals, args: &LsArgs, cancel: &Cancel) -> Result<()> {
         } else {
             "custom"
         };
-        let wanted = fits(&filters, "driver", |v| v == network.driver.name())
-            && fits(&filters, "id", |v| network.id.starts_with(v))
-            && fits(&filters, "name", |v| network.name.contains(v))
-            && fits(&filters, "scope", |v| v == "local")
-            && fits(&filters, "type", |v| v == kind)
+        let wanted = filters.any("driver", |v| v == network.driver.name())
+            && filters.any("id", |v| network.id.starts_with(v))
+            && filters.any("name", |v| network.name.contains(v))
+            && filters.any("scope", |v| v == "local")
+            && filters.any("type", |v| v == kind)
             && filters.labels(&network.labels);
         let idle = |n: &Network| -> Result<bool> {
             Ok(!n.is_predefined() && networks.members(n)?.is_empty())

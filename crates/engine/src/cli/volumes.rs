@@ -10,7 +10,7 @@ use super::{
     globals::Globals,
     human::{self, Filters},
     lists,
-    networks::{fits, labels, pairs},
+    networks::{labels, pairs},
     out,
     table::{Columns, List},
     template::Value,
@@ -125,8 +125,8 @@ fn list(globals: &Globals, args: &LsArgs, cancel: &Cancel) -> Result<()> {
     let used = volumes.used()?;
     let mut list = List::new(&LIST, args.format.as_deref(), args.quiet)?;
     for volume in volumes.list()? {
-        let wanted = fits(&filters, "driver", |v| v == "local")
-            && fits(&filters, "name", |v| volume.name.contains(v))
+        let wanted = filters.any("driver", |v| v == "local")
+            && filters.any("name", |v| volume.name.contains(v))
             && filters.labels(&volume.labels)
             && dangling.is_none_or(|d| d != used.contains(&volume.name));
         if wanted {

@@ -107,22 +107,15 @@ pub(in crate::cli) fn events(globals: &Globals, args: &EventsArgs, cancel: &Canc
 }
 
 fn fits(filters: &Filters, event: &Event) -> bool {
-    let any = |filter: &str, fits: &dyn Fn(&str) -> bool| {
-        let mut none = true;
-        filters.get(filter).any(|value| {
-            none = false;
-            fits(value)
-        }) || none
-    };
     let attribute = |name: &str| event.attributes.get(name).map_or("", String::as_str);
-    any("container", &|c| {
+    filters.any("container", |c| {
         event.id.starts_with(c) || attribute("name") == c
-    }) && any("event", &|e| {
+    }) && filters.any("event", |e| {
         event.action == e || event.action.split(':').next().is_some_and(|a| a == e)
-    }) && any("image", &|i| {
+    }) && filters.any("image", |i| {
         attribute("image") == i || attribute("image").split(':').next() == Some(i)
-    }) && any("type", &|t| t == "container")
-        && any("scope", &|s| s == "local")
+    }) && filters.any("type", |t| t == "container")
+        && filters.any("scope", |s| s == "local")
         && filters.labels(&event.attributes)
 }
 

@@ -161,24 +161,18 @@ impl Wanted {
         })
     }
 
-    fn any(&self, filter: &str, fits: impl Fn(&str) -> bool) -> bool {
-        let mut none = true;
-        self.filters.get(filter).any(|value| {
-            none = false;
-            fits(value)
-        }) || none
-    }
-
     fn fits(&self, containers: &Containers<'_>, listed: &Listed) -> Result<bool> {
         let Listed { record, view } = listed;
-        let quick = self.any("id", |id| record.id.starts_with(id))
-            && self.any("name", |name| names_fit(name, &record.name))
-            && self.any("status", |s| s == view.status.as_str())
-            && self.any("exited", |code| {
+        let quick = self.filters.any("id", |id| record.id.starts_with(id))
+            && self
+                .filters
+                .any("name", |name| names_fit(name, &record.name))
+            && self.filters.any("status", |s| s == view.status.as_str())
+            && self.filters.any("exited", |code| {
                 view.status == crate::container::Status::Exited
                     && code.parse() == Ok(view.exit_code)
             })
-            && self.any("health", |health| {
+            && self.filters.any("health", |health| {
                 health == view.health.as_ref().map_or("none", |h| &*h.status)
             })
             && self.before.is_none_or(|t| record.created < t)
@@ -192,7 +186,7 @@ impl Wanted {
         let asks = |f: &str| self.filters.get(f).next().is_some();
         if asks("volume") {
             let points = containers.points(record);
-            if !self.any("volume", |v| {
+            if !self.filters.any("volume", |v| {
                 points.iter().any(|p| p.name == v || p.destination == v)
             }) {
                 return Ok(false);
@@ -210,12 +204,12 @@ impl Wanted {
                     b.as_ref().is_some_and(|b| !b.is_empty()) && port_fits(wanted, port)
                 })
             };
-            if !self.any("network", on) || !self.any("publish", published) {
+            if !self.filters.any("network", on) || !self.filters.any("publish", published) {
                 return Ok(false);
             }
         }
         let exposed = record.request.config.exposed_ports.keys();
-        Ok(self.any("expose", |wanted| {
+        Ok(self.filters.any("expose", |wanted| {
             exposed.clone().any(|port| port_fits(wanted, port))
         }))
     }
