@@ -85,13 +85,21 @@ impl List {
             return Ok(self.body);
         };
         // Docker's columns are at least 10 wide, 3 of them blanks.
-        let mut out = TabWriter::new(Vec::new()).minwidth(7).padding(3);
-        let failed = |what: String| Error::new(Kind::Bug, format!("lay out a table: {what}"));
-        out.write_all(format!("{header}\n{}", self.body).as_bytes())
-            .map_err(|e| failed(e.to_string()))?;
-        let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
-        String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
+        laid_out(&format!("{header}\n{}", self.body), 7)
     }
+}
+
+/// Lines with tabs in columns that are at least so wide, and three blanks apart.
+///
+/// # Errors
+/// [`Kind::Bug`] if columns cannot be laid out.
+pub(crate) fn laid_out(lines: &str, width: usize) -> Result<String> {
+    let failed = |what: String| Error::new(Kind::Bug, format!("lay out a table: {what}"));
+    let mut out = TabWriter::new(Vec::new()).minwidth(width).padding(3);
+    out.write_all(lines.as_bytes())
+        .map_err(|e| failed(e.to_string()))?;
+    let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use clap::Args;
 use unlade_unpack::Cancel;
 
 use crate::{
-    cli::{globals::Globals, lists, out},
+    cli::{globals::Globals, lists, out, table::laid_out},
     container::{self, Listed},
     engine::Engine,
     error::{Error, Kind, Result},
@@ -68,12 +68,10 @@ pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) ->
 
 /// A line for each field: where it is, what it is, who decided on it.
 pub(super) fn explained(fields: &[Field]) -> Result<String> {
-    use std::io::Write as _;
-    let failed = |e: String| Error::new(Kind::Bug, format!("lay out a table: {e}"));
-    let mut out = tabwriter::TabWriter::new(Vec::new()).padding(3);
     let mut text = String::from("FIELD\tVALUE\tORIGIN\n");
     for field in fields {
-        let origin = serde_json::to_value(field.origin).map_err(|e| failed(e.to_string()))?;
+        let origin = serde_json::to_value(field.origin)
+            .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
         let origin = origin.as_str().unwrap_or_default().to_owned();
         let detail = if field.detail.is_empty() {
             String::new()
@@ -85,8 +83,5 @@ pub(super) fn explained(fields: &[Field]) -> Result<String> {
             field.path, field.value
         ));
     }
-    out.write_all(text.as_bytes())
-        .map_err(|e| failed(e.to_string()))?;
-    let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
-    String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
+    laid_out(&text, 2)
 }

@@ -14,7 +14,7 @@ use crate::{
     cli::{
         globals::Globals,
         human, out,
-        table::{Columns, List},
+        table::{Columns, List, laid_out},
         template::Value,
     },
     container::{Containers, Record, Stats},
@@ -245,7 +245,6 @@ pub(super) fn top(globals: &Globals, args: &TopArgs, cancel: &Cancel) -> Result<
 
 /// The lines of ps about these processes, in columns.
 fn table(text: &str, pids: &[i32]) -> Result<String> {
-    use std::io::Write as _;
     let mut lines = text.lines();
     let header: Vec<&str> = lines
         .next()
@@ -269,14 +268,7 @@ fn table(text: &str, pids: &[i32]) -> Result<String> {
             rows.push([head.join("\t"), tail.join(" ")].join("\t"));
         }
     }
-    let failed = |e: String| Error::new(Kind::Bug, format!("lay out a table: {e}"));
-    let mut out = tabwriter::TabWriter::new(Vec::new())
-        .minwidth(17)
-        .padding(3);
-    out.write_all((rows.join("\n") + "\n").as_bytes())
-        .map_err(|e| failed(e.to_string()))?;
-    let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
-    String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
+    laid_out(&(rows.join("\n") + "\n"), 17)
 }
 
 #[cfg(test)]
