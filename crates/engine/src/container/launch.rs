@@ -37,6 +37,10 @@ impl Containers<'_> {
         if !cleanup.is_empty() {
             cleanup.push(record.id.clone());
         }
+        let log = log(record, place)?;
+        if log != Log::None {
+            make_dir(&place.log)?;
+        }
         Ok(Launch {
             id: record.id.clone(),
             bundle: place.run.clone(),
@@ -51,7 +55,7 @@ impl Containers<'_> {
                 Io::Pipes { stdin }
             },
             foreground: begin.foreground,
-            log: log(record, place)?,
+            log,
             cgroup: Some(ready.cgroup.clone()),
             hooks: false,
             mounts: if ready.resolved.shared {
@@ -168,14 +172,12 @@ fn bytes(text: &str) -> Option<u64> {
 pub(super) fn log(record: &Record, place: &Place) -> Result<Log> {
     let request = &record.request;
     let (max_size, max_files) = log_limits(request)?;
-    let path = place.log_file();
     let kind = &*request.host_config.log_config.r#type;
     if kind == "none" {
         return Ok(Log::None);
     }
-    make_dir(&place.log)?;
     let file = LogFile {
-        path,
+        path: place.log_file(),
         max_size,
         max_files,
         attrs: attrs(request)?,

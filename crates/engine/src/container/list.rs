@@ -97,7 +97,7 @@ impl Containers<'_> {
     /// Where what a container writes is kept; `None` for nowhere.
     ///
     /// # Errors
-    /// If its directory cannot be made.
+    /// If an option of it is none.
     pub fn log(&self, record: &Record) -> Result<Option<Log>> {
         let log = super::launch::log(record, &self.place(&record.id)?)?;
         Ok((log != Log::None).then_some(log))
