@@ -64,7 +64,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// `ctrl-X`s and letters with commas between; `None` for docker's; empty for none.
+    /// `ctrl-X`s and letters with commas between; docker's for `None` or nothing.
     pub(super) fn parse(text: Option<&str>) -> Result<Self> {
         let text = text.filter(|t| !t.is_empty()).unwrap_or(KEYS);
         let key = |word: &str| -> Option<u8> {
