@@ -487,6 +487,11 @@ fn a_container_lives_and_is_seen() {
                 .status
                 .success()
         });
+        let execs = h.run.path().join("containers").join(id).join("exec");
+        h.until("those before it are gone", || {
+            h.ok(&["exec", "-d", "one", "true"]);
+            fs::read_dir(&execs).unwrap().count() == 1
+        });
         assert!(h.ok(&["top", "one"]).contains("trap"));
         let stats = h.ok(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}"]);
         assert!(

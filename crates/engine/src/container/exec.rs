@@ -1,6 +1,6 @@
 //! Further processes in a container that runs.
 
-use std::{fs, process::Stdio};
+use std::{fs, path::Path, process::Stdio};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
@@ -106,6 +106,7 @@ impl Containers<'_> {
             stdout: true,
             stderr: true,
         };
+        sweep(&place.run.join("exec"));
         make_dir(&run)?;
         let exec = Exec {
             container: record.id.clone(),
@@ -163,7 +164,7 @@ impl Containers<'_> {
         &self,
         record: &Record,
         process: &serde_json::Value,
-        run: &std::path::Path,
+        run: &Path,
         interactive: bool,
     ) -> Result<ExecEnd> {
         make_dir(run)?;
@@ -201,6 +202,16 @@ impl Containers<'_> {
             }
         }
         Ok(ExecEnd::Exited(u8::try_from(code).unwrap_or(255)))
+    }
+}
+
+/// Removes what shims of processes that have ended left: of one that is detached nobody else does.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let run = entry.path();
+        if shim::State::look(&run).is_ok_and(|seen| seen.is_some_and(|s| !s.shim)) {
+            let _ = fs::remove_dir_all(&run);
+        }
     }
 }
 
