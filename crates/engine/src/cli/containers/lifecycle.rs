@@ -136,23 +136,20 @@ impl StopArgs {
 /// Stops all of them at once.
 pub(super) fn stop(globals: &Globals, args: &StopArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
+    let containers = engine.containers()?;
     let how = args.how();
+    let stop = |name: &str| containers.stop(&containers.find(name)?, &how);
     if args.names.len() == 1 {
-        let containers = engine.containers()?;
         return each(&args.names, |name| {
-            containers.stop(&containers.find(name)?, &how)?;
+            stop(name)?;
             Ok(Some(name.to_owned()))
         });
     }
     let ends: Vec<Result<()>> = std::thread::scope(|scope| {
-        let stop = |name: &'_ str| -> Result<()> {
-            let containers = engine.containers()?;
-            containers.stop(&containers.find(name)?, &how)
-        };
         let all: Vec<_> = args
             .names
             .iter()
-            .map(|name| scope.spawn(move || stop(name)))
+            .map(|name| scope.spawn(|| stop(name)))
             .collect();
         let panicked = || crate::error::Error::new(Kind::Bug, "a thread panicked");
         all.into_iter()
