@@ -94,6 +94,25 @@ fn a_runtime_that_hangs_too_late() {
     }
 }
 
+/// Told to stop before it runs, with a time that is over before it does.
+#[test]
+fn a_stop_that_comes_too_early() {
+    for runtime in runtimes() {
+        let mut b = Box::new(runtime, &["ignore", "15", "sleep"]);
+        faulty(&mut b, "sleep 1");
+        let exit = std::thread::scope(|scope| {
+            let run = b.run();
+            scope.spawn(move || {
+                let now = Some(Duration::ZERO);
+                until("it is told", || shim::stop(run, 15, now).is_ok());
+            });
+            b.start().connection.exit().unwrap()
+        });
+        assert_eq!((exit.code, exit.again), (137, false));
+        b.nothing_is_left();
+    }
+}
+
 #[test]
 fn a_killed_shim_is_seen_and_cleared() {
     for runtime in runtimes() {

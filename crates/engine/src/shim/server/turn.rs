@@ -51,9 +51,13 @@ impl Server {
         let now = Instant::now();
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
-            if let Some(init) = &self.init {
-                let kill = rustix::process::Signal::KILL;
-                let _ = rustix::process::pidfd_send_signal(init.as_fd(), kill);
+            let kill = rustix::process::Signal::KILL;
+            match &self.init {
+                Some(init) => {
+                    let _ = rustix::process::pidfd_send_signal(init.as_fd(), kill);
+                }
+                // It is still being started: that is what it gets once it runs.
+                None => self.stop_with = Some(kill.as_raw()),
             }
         }
         self.advance_checks(now);
