@@ -8,85 +8,34 @@ use std::{
     fs,
     io::Read,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
-use common::*;
+use common::{store::Store, *};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A store of its own.
-struct Store {
-    dir: TempDir,
-    driver: &'static str,
-    config: PathBuf,
+/// A store whose commands leave flushing to later ones.
+fn new(driver: &'static str, config: &str) -> Store {
+    let above = if driver == "overlay" {
+        "/var/tmp"
+    } else {
+        "/tmp"
+    };
+    Store::new(
+        above,
+        driver,
+        config,
+        &[("TZ", "UTC"), ("UNLADE_FLUSH", "later")],
+    )
 }
 
 impl Store {
-    fn new(driver: &'static str, config: &str) -> Self {
-        let dir = tempfile::tempdir_in(if driver == "overlay" {
-            "/var/tmp"
-        } else {
-            "/tmp"
-        })
-        .unwrap();
-        let path = dir.path().join("config.toml");
-        fs::write(&path, config).unwrap();
-        Self {
-            dir,
-            driver,
-            config: path,
-        }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command
-            .args([
-                "--root",
-                &self.path("store"),
-                "--run-root",
-                &self.path("run"),
-            ])
-            .args(["--graph-driver", self.driver])
-            .args(args)
-            .env("UNLADE_CONFIG", &self.config)
-            .env("TZ", "UTC")
-            .env("UNLADE_FLUSH", "later")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// What a command that succeeds prints.
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-        text(&out.stdout)
-    }
-
-    /// What a command that fails complains of.
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        let said = text(&out.stderr);
-        assert_eq!(out.status.code(), Some(1), "{args:?}: {said}");
-        assert!(said.contains("hint: "), "{args:?}: {said}");
-        said
-    }
-
     /// Loads an image of two layers under a name.
     fn load(&self, name: &str) -> String {
         let layout = Layout::new();
         let image = named(layout.image(&two_layers()), name);
         layout.index(&[image]);
-        let file = self.path("image.tar");
+        let file = self.arg("image.tar");
         fs::write(&file, layout.archive()).unwrap();
         self.ok(&["load", "-i", &file])
     }
@@ -103,7 +52,7 @@ fn stores(test: &str, body: impl Fn(&Store)) {
         return;
     }
     for driver in ["overlay", "erofs", "copy"] {
-        let store = Store::new(driver, "");
+        let store = new(driver, "");
         body(&store);
         store.check();
     }
@@ -153,14 +102,7 @@ fn an_image_comes_is_seen_and_goes() {
         assert!(gone.contains(&format!("Deleted: {id}")), "{gone}");
         assert_eq!(store.ok(&["images", "-q"]), "");
         assert!(store.fails(&["inspect", "two:1"]).contains("two:1"));
-        let layers = fs::read_dir(
-            store
-                .dir
-                .path()
-                .join("store/graph")
-                .join(store.driver)
-                .join("layers"),
-        );
+        let layers = fs::read_dir(store.path(&format!("store/graph/{}/layers", store.driver)));
         assert_eq!(layers.unwrap().count(), 0);
     });
 }
@@ -191,7 +133,7 @@ fn names_that_are_not_there_fit_no_pattern() {
 fn images_are_mounted_and_pinned() {
     stores("images_are_mounted_and_pinned", |store| {
         store.load("docker.io/library/two:1");
-        let at = store.path("mnt");
+        let at = store.arg("mnt");
         assert!(
             store
                 .fails(&["image", "mount", "two:1", &at])
@@ -203,7 +145,7 @@ fn images_are_mounted_and_pinned() {
         assert!(fs::write(format!("{at}/new"), "x").is_err());
         let e = store.fails(&["image", "mount", "two:1", &at]);
         assert!(e.contains("already"), "{e}");
-        let e = store.fails(&["image", "mount", "two:1", &store.path("config.toml")]);
+        let e = store.fails(&["image", "mount", "two:1", &store.arg("config.toml")]);
         assert!(e.contains("not a directory"), "{e}");
         assert!(store.fails(&["rmi", "two:1"]).contains("in use"));
         store.ok(&["image", "prune", "-a", "-f"]);
@@ -261,14 +203,14 @@ fn archives_come_back_as_they_were() {
     stores("archives_come_back_as_they_were", |store| {
         store.load("docker.io/library/two:1");
         let id = store.ok(&["images", "-q", "--no-trunc"]);
-        let file = store.path("saved.tar");
+        let file = store.arg("saved.tar");
         store.ok(&["save", "-o", &file, "two:1"]);
-        let dir = store.path("layout");
+        let dir = store.arg("layout");
         store.ok(&["save", "-o", &dir, "--format", "oci-dir", "two:1"]);
         store.ok(&["rmi", "two:1"]);
         assert_eq!(store.ok(&["load", "-i", &file]), "Loaded image: two:1\n");
         assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);
-        let again = store.path("again.tar");
+        let again = store.arg("again.tar");
         store.ok(&["save", "-o", &again, "two:1"]);
         assert!(fs::read(&file).unwrap() == fs::read(&again).unwrap());
         store.ok(&["load", "-i", &dir]);
@@ -277,7 +219,7 @@ fn archives_come_back_as_they_were() {
         assert!(e.contains("no image for linux/s390x"), "{e}");
         // A bare name stands for all tags of its repository.
         store.ok(&["tag", "two:1", "two:2"]);
-        let both = store.path("both.tar");
+        let both = store.arg("both.tar");
         store.ok(&["save", "-o", &both, "two"]);
         store.ok(&["rmi", "-f", "two:1", "two:2"]);
         let loaded = store.ok(&["load", "-i", &both]);
@@ -294,7 +236,7 @@ fn archives_come_back_as_they_were() {
 #[test]
 fn a_tar_becomes_an_image() {
     stores("a_tar_becomes_an_image", |store| {
-        let file = store.path("root.tar");
+        let file = store.arg("root.tar");
         fs::write(&file, tar(&[("bin/", ""), ("bin/sh", "#!")])).unwrap();
         let change = ["-c", "CMD [\"sh\"]", "-c", "ENV A=b"];
         let id = store.ok(&[&["import"], &change[..], &[&file, "made:2"]].concat());
@@ -315,7 +257,7 @@ fn damage_is_found() {
     stores("damage_is_found", |store| {
         store.load("docker.io/library/two:1");
         store.check();
-        let blobs = store.dir.path().join("store/blobs/sha256");
+        let blobs = store.path("store/blobs/sha256");
         let largest = fs::read_dir(&blobs)
             .unwrap()
             .map(|e| e.unwrap().path())
@@ -340,16 +282,16 @@ fn damage_is_found() {
 
 #[test]
 fn what_came_is_flushed_without_another_command() {
-    let store = Store::new("copy", "");
+    let store = new("copy", "");
     let layout = Layout::new();
     layout.index(&[named(
         layout.image(&two_layers()),
         "docker.io/library/two:1",
     )]);
-    let file = store.path("image.tar");
+    let file = store.arg("image.tar");
     fs::write(&file, layout.archive()).unwrap();
     let marked = |store: &Store| -> u64 {
-        let db = rusqlite::Connection::open(store.path("store/unlade.db")).unwrap();
+        let db = rusqlite::Connection::open(store.arg("store/unlade.db")).unwrap();
         let count = "SELECT count(*) FROM blobs WHERE boot IS NOT NULL";
         db.query_row(count, [], |r| r.get(0)).unwrap()
     };
@@ -358,7 +300,7 @@ fn what_came_is_flushed_without_another_command() {
     store.ok(&["system", "flush"]);
     assert_eq!(marked(&store), 0);
 
-    let store = Store::new("copy", "");
+    let store = new("copy", "");
     let mut command = store.command(&["load", "-i", &file]);
     // Its output ends though the other process goes on.
     let out = command.env("UNLADE_FLUSH", "soon").output().unwrap();
@@ -372,7 +314,7 @@ fn what_came_is_flushed_without_another_command() {
     }
     assert_eq!(marked(&store), 0);
     // It is not to meet the removal of its store.
-    let lock = fs::File::open(store.path("store/lock.flush")).unwrap();
+    let lock = fs::File::open(store.arg("store/lock.flush")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let mut command = store.command(&["images"]);
     let out = command.env("UNLADE_FLUSH", "never").output().unwrap();
@@ -384,7 +326,7 @@ fn a_lost_database_is_built_anew() {
     stores("a_lost_database_is_built_anew", |store| {
         store.load("docker.io/library/two:1");
         let id = store.ok(&["images", "-q", "--no-trunc"]);
-        let database = store.path("store/unlade.db");
+        let database = store.arg("store/unlade.db");
         for damage in ["gone", "overwritten"] {
             fs::remove_file(&database).unwrap();
             for log in ["-wal", "-shm"] {
@@ -408,9 +350,9 @@ fn a_merged_index_that_is_damaged_is_made_anew() {
     if skip_unless_root("a_merged_index_that_is_damaged_is_made_anew") {
         return;
     }
-    let store = Store::new("erofs", "");
+    let store = new("erofs", "");
     store.load("docker.io/library/two:1");
-    let images = PathBuf::from(store.path("store/graph/erofs/images"));
+    let images = PathBuf::from(store.arg("store/graph/erofs/images"));
     let of_image = fs::read_dir(images).unwrap().map(|e| e.unwrap().path());
     let of_image: Vec<PathBuf> = of_image.collect();
     assert_eq!(of_image.len(), 1);
@@ -436,9 +378,9 @@ fn without_blobs() {
         return;
     }
     for (driver, can_save) in [("overlay", false), ("erofs", true)] {
-        let store = Store::new(driver, "keep-blobs = \"never\"\n");
+        let store = new(driver, "keep-blobs = \"never\"\n");
         store.load("docker.io/library/two:1");
-        let file = store.path("saved.tar");
+        let file = store.arg("saved.tar");
         if can_save {
             store.ok(&["save", "-o", &file, "two:1"]);
             store.ok(&["rmi", "two:1"]);
@@ -461,7 +403,7 @@ fn without_blobs() {
 
 #[test]
 fn wrong_use() {
-    let store = Store::new("copy", "");
+    let store = new("copy", "");
     for (args, part) in [
         (&["pull", "UPPER"][..], "lower"),
         (&["pull", "-a", "x:1"], "--all-tags"),
@@ -473,9 +415,9 @@ fn wrong_use() {
         let said = store.fails(args);
         assert!(said.contains(part), "{args:?}: {said}");
     }
-    let bad = Store::new("copy", "rot = 1\n");
+    let bad = new("copy", "rot = 1\n");
     assert!(bad.fails(&["images"]).contains("rot"));
-    let none = Store::new("zfs", "");
+    let none = new("zfs", "");
     assert!(none.fails(&["images"]).contains("zfs"));
     assert_eq!(store.run(&["images", "--nonsense"]).status.code(), Some(2));
 }

@@ -7,6 +7,8 @@
     reason = "every test binary uses a part"
 )]
 
+pub mod store;
+
 use std::{
     collections::BTreeMap,
     fs,
