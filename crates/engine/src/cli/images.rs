@@ -7,6 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use unlade_unpack::Cancel;
 
 use super::{
+    each::each,
     globals::Globals,
     human::{self, Filters},
     lists::{self, Listed, Style},
@@ -204,17 +205,9 @@ pub(super) struct InspectArgs {
 /// Prints all that are there, then fails for the first that is not.
 pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
-    let (mut found, mut failed) = (Vec::new(), None);
-    for image in &args.images {
-        match engine.inspect(image) {
-            Ok(one) => found.push(one),
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
+    let (found, done) = each(&args.images, |image| engine.inspect(image));
     out::text(&lists::inspect(&found, args.format.as_deref())?)?;
-    failed.map_or(Ok(()), Err)
+    done
 }
 
 #[derive(Debug, Args)]
@@ -294,18 +287,16 @@ pub(super) fn rmi(globals: &Globals, args: &RmiArgs, cancel: &Cancel) -> Result<
         no_prune: args.no_prune,
         ..RemoveOptions::default()
     };
-    let mut failed = None;
-    for image in &args.images {
-        match engine.remove(image, options) {
-            Ok(removed) => removed.iter().try_for_each(say_removed)?,
-            // As docker: what is not there is no failure with --force.
-            Err(e) if args.force && e.kind() == Kind::NotFound => super::say(&e.to_string()),
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
+    let remove = |image: &String| match engine.remove(image, options) {
+        Ok(removed) => removed.iter().try_for_each(say_removed),
+        // As docker: what is not there is no failure with --force.
+        Err(e) if args.force && e.kind() == Kind::NotFound => {
+            super::say(&e.to_string());
+            Ok(())
         }
-    }
-    failed.map_or(Ok(()), Err)
+        Err(e) => Err(e),
+    };
+    each(&args.images, remove).1
 }
 
 fn familiar(name: &str) -> String {

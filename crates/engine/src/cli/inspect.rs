@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use unlade_unpack::Cancel;
 
-use super::{containers, globals::Globals, lists, out};
+use super::{containers, each::each, globals::Globals, lists, out};
 use crate::{
     container,
     engine::Engine,
@@ -48,17 +48,9 @@ enum Document {
 /// Prints all that are there, then fails for the first that is not.
 pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
-    let (mut found, mut failed) = (Vec::new(), None);
-    for name in &args.names {
-        match one(&engine, name, args) {
-            Ok(one) => found.push(one),
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
+    let (found, done) = each(&args.names, |name| one(&engine, name, args));
     out::text(&lists::inspect(&found, args.format.as_deref())?)?;
-    failed.map_or(Ok(()), Err)
+    done
 }
 
 fn one(engine: &Engine, name: &str, args: &InspectArgs) -> Result<Document> {

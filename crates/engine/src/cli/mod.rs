@@ -4,6 +4,7 @@
 
 mod args;
 mod containers;
+mod each;
 mod echo;
 mod exchange;
 mod files;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use unlade_unpack::Cancel;
 
-use super::{globals::Globals, out};
+use super::{each::each, globals::Globals, out};
 use crate::{engine::MountRequest, error::Result};
 
 #[derive(Debug, Args)]
@@ -41,14 +41,9 @@ pub(super) struct UnmountArgs {
 
 pub(super) fn unmount(globals: &Globals, args: &UnmountArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
-    let mut failed = None;
-    for dir in &args.dirs {
-        match engine.unmount(dir) {
-            Ok(()) => out::line(&dir.display().to_string())?,
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
-    failed.map_or(Ok(()), Err)
+    let unmount = |dir: &PathBuf| {
+        engine.unmount(dir)?;
+        out::line(&dir.display().to_string())
+    };
+    each(&args.dirs, unmount).1
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use unlade_unpack::Cancel;
 
 use super::{
+    each::each,
     globals::Globals,
     human::{self, Filters},
     lists, out,
@@ -373,21 +374,13 @@ pub(super) struct InspectArgs {
 /// Prints all that are there, then fails for the first that is not.
 fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let networks = globals.engine(cancel)?.networks();
-    let (mut found, mut failed) = (Vec::new(), None);
-    for name in &args.networks {
-        let one = networks
-            .find(name)
-            .and_then(|network| Ok((networks.members(&network)?, network)));
-        match one {
-            Ok(one) => found.push(one),
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
+    let (found, done) = each(&args.networks, |name| {
+        let network = networks.find(name)?;
+        Ok((networks.members(&network)?, network))
+    });
     let documents: Vec<Shown<'_>> = found.iter().map(|(m, n)| shown(n, m)).collect();
     out::text(&lists::inspect(&documents, args.format.as_deref())?)?;
-    failed.map_or(Ok(()), Err)
+    done
 }
 
 #[derive(Debug, Args)]
@@ -404,17 +397,12 @@ pub(super) struct RmArgs {
 /// Removes all that can be, then fails for the first that could not.
 fn remove(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
     let networks = globals.engine(cancel)?.networks();
-    let mut failed = None;
-    for name in &args.networks {
-        match networks.remove(name) {
-            Ok(_) => out::line(name)?,
-            Err(e) if args.force && e.kind() == Kind::NotFound => {}
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
-    failed.map_or(Ok(()), Err)
+    let remove = |name: &String| match networks.remove(name) {
+        Ok(_) => out::line(name),
+        Err(e) if args.force && e.kind() == Kind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    };
+    each(&args.networks, remove).1
 }
 
 #[derive(Debug, Args)]

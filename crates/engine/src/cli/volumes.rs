@@ -7,6 +7,7 @@ use serde::Serialize;
 use unlade_unpack::Cancel;
 
 use super::{
+    each::each,
     globals::Globals,
     human::{self, Filters},
     lists,
@@ -189,18 +190,10 @@ pub(super) struct InspectArgs {
 /// Prints all that are there, then fails for the first that is not.
 fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let volumes = globals.engine(cancel)?.volumes();
-    let (mut found, mut failed) = (Vec::new(), None);
-    for name in &args.volumes {
-        match volumes.find(name) {
-            Ok(one) => found.push(one),
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
+    let (found, done) = each(&args.volumes, |name| volumes.find(name));
     let documents: Vec<Shown<'_>> = found.iter().map(shown).collect();
     out::text(&lists::inspect(&documents, args.format.as_deref())?)?;
-    failed.map_or(Ok(()), Err)
+    done
 }
 
 #[derive(Debug, Args)]
@@ -217,17 +210,11 @@ pub(super) struct RmArgs {
 /// Removes all that can be, then fails for the first that could not.
 fn remove(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
     let volumes = globals.engine(cancel)?.volumes();
-    let mut failed = None;
-    for name in &args.volumes {
-        match volumes.remove(name) {
-            Ok(()) => out::line(name)?,
-            Err(e) if args.force && e.kind() == Kind::NotFound => out::line(name)?,
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
-    failed.map_or(Ok(()), Err)
+    let remove = |name: &String| match volumes.remove(name) {
+        Err(e) if !args.force || e.kind() != Kind::NotFound => Err(e),
+        _ => out::line(name),
+    };
+    each(&args.volumes, remove).1
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use clap::Args;
 use unlade_unpack::Cancel;
 
 use crate::{
-    cli::{globals::Globals, lists, out, table::laid_out},
+    cli::{each::each, globals::Globals, lists, out, table::laid_out},
     container::{self, Listed},
     engine::Engine,
     error::{Error, Kind, Result},
@@ -53,17 +53,9 @@ pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) ->
         }
         return Ok(());
     }
-    let (mut found, mut failed) = (Vec::new(), None);
-    for name in &args.containers {
-        match document(&engine, name, args.size) {
-            Ok(one) => found.push(one),
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
+    let (found, done) = each(&args.containers, |name| document(&engine, name, args.size));
     out::text(&lists::inspect(&found, args.format.as_deref())?)?;
-    failed.map_or(Ok(()), Err)
+    done
 }
 
 /// A line for each field: where it is, what it is, who decided on it.
