@@ -16,7 +16,8 @@ pub(crate) use self::{
     layer::{hide_own, pack_changes},
     pipe::{receive, transfer},
     resolve::{
-        Dest, Source, dest_in_root, dest_on_host, is_of_memory, source_in_root, source_on_host,
+        Dest, Source, dest_in_root, dest_on_host, is_of_memory, open_in, source_in_root,
+        source_on_host,
     },
     words::{Asked, End, place},
 };

@@ -8,14 +8,17 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid,
-        fchmod, fchown, flock, fstat, openat2, renameat_with, statat,
+        AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid, fchmod,
+        fchown, flock, fstat, renameat_with, statat,
     },
     io::Errno,
 };
 
 use super::{Volumes, failed, manage::remove_tree};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    exchange::open_in,
+};
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -27,19 +30,14 @@ const STAGING: &str = "filling";
 /// The directory at `path` in a container's root, however its symbolic links lead; they do not
 /// lead out of it. `None` if there is none.
 fn inside(rootfs: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    loop {
-        return match openat2(rootfs, path, DIRECTORY, Mode::empty(), resolve) {
-            Ok(dir) => Ok(Some(dir)),
-            // A rename somewhere in the way; it is asked again.
-            Err(Errno::AGAIN) => continue,
-            // Not there, a file, or links in a circle: there is nothing to copy.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
-            Err(e) => Err(Error::host(
-                format!("open `{}` in the container's root", path.escape_debug()),
-                e,
-            )),
-        };
+    match open_in(rootfs, path.as_bytes(), DIRECTORY) {
+        Ok(dir) => Ok(Some(dir)),
+        // Not there, a file, or links in a circle: there is nothing to copy.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
+        Err(e) => Err(Error::host(
+            format!("open `{}` in the container's root", path.escape_debug()),
+            e,
+        )),
     }
 }
 
@@ -127,15 +125,8 @@ impl Volumes {
     pub(super) fn part(&self, name: &str, subpath: &str) -> Result<(OwnedFd, bool)> {
         let data = self.data(name);
         let root = File::open(&data).map_err(failed("open", &data))?;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let opened = loop {
-            match openat2(&root, subpath, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN) => {}
-                done => break done,
-            }
-        };
-        let fd = opened.map_err(|e| {
+        let fd = open_in(root.as_fd(), subpath.as_bytes(), flags).map_err(|e| {
             let doing = format!("find `{}` in the volume {name}", subpath.escape_debug());
             let e = Error::host(doing, e);
             e.with_hint("make it in the volume first")
