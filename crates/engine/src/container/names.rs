@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Kind, Result},
     image::json::show,
+    store::random_id,
 };
 
 /// Longest name, in bytes: it is part of host names and of files.
@@ -52,8 +53,8 @@ pub fn check(name: &str) -> Result<&str> {
     Err(Error::new(Kind::BadInput, m).with_hint("names have 2 to 255 characters"))
 }
 
-fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
+fn random() -> Result<[u8; 5]> {
+    let mut bytes = [0; 5];
     getrandom::fill(&mut bytes)
         .map_err(|e| Error::new(Kind::Host, format!("get random bytes: {e}")))?;
     Ok(bytes)
@@ -92,7 +93,7 @@ pub fn generate(tries: usize) -> Result<String> {
 /// If the host has no random bytes.
 pub fn new_id() -> Result<String> {
     loop {
-        let id: String = random::<32>()?.iter().map(|b| format!("{b:02x}")).collect();
+        let id = random_id()?;
         if !id[..12].bytes().all(|b| b.is_ascii_digit()) {
             return Ok(id);
         }

@@ -12,13 +12,14 @@ use super::{
     hold,
     netavark::{Job, Verb},
     netns, ports,
-    record::{is_name, new_id},
+    record::is_name,
     settings::{EndpointState, NetworkSettings},
     state::{Joined, State},
 };
 use crate::{
     error::{Error, Kind, Result},
     spec::{Ns, request::Request},
+    store::random_id,
 };
 
 impl Networks {
@@ -107,7 +108,7 @@ impl Networks {
     ) -> Result<(State, Vec<OwnedFd>)> {
         let mut ids = Vec::new();
         for _ in 0..=request.networks.len() {
-            ids.push(new_id()?);
+            ids.push(random_id()?);
         }
         self.store.networks(false, |tx| {
             tx.forget(who.id)?;

@@ -7,13 +7,14 @@ use super::{
     asked::{METRIC, bad, check_place, place},
     manage,
     netavark::Verb,
-    record::{Driver, new_id},
+    record::Driver,
     settings::EndpointState,
     state::{Joined, State},
 };
 use crate::{
     error::{Error, Kind, Result},
     spec::request::EndpointSettings,
+    store::random_id,
 };
 
 impl Networks {
@@ -40,7 +41,7 @@ impl Networks {
         let interface = (0..).find(|n| !used(*n)).unwrap_or_default();
         let last = state.joined.iter().map(|j| j.endpoint.metric).max();
         let metric = last.map_or(METRIC, |m| m.saturating_add(1));
-        let id = new_id()?;
+        let id = random_id()?;
         let joined = self.store.networks(false, |tx| {
             let network = manage::find(tx, network)?;
             if network.driver != Driver::Bridge {

@@ -9,12 +9,12 @@ use std::{
 
 use super::{
     Networks, ipam,
-    record::{DEFAULT, Driver, Endpoint, Network, Range, is_name, new_id},
+    record::{DEFAULT, Driver, Endpoint, Network, Range, is_name},
     subnet::Subnet,
 };
 use crate::{
     error::{Error, Kind, Result},
-    store::{NetFail, NetTx},
+    store::{NetFail, NetTx, random_id},
 };
 
 /// Names of the option for the largest packet.
@@ -205,7 +205,7 @@ impl Networks {
         check_options(new)?;
         let given = given(new)?;
         let network = Network {
-            id: new_id()?,
+            id: random_id()?,
             name: new.name.clone(),
             created: now(),
             driver: Driver::Bridge,
@@ -238,7 +238,7 @@ impl Networks {
             return Ok(());
         }
         let created = now();
-        let ids = [new_id()?, new_id()?, new_id()?];
+        let ids = [random_id()?, random_id()?, random_id()?];
         let pools = &self.config.address_pools;
         self.store.networks(true, |tx| {
             if there(tx)? {

@@ -169,14 +169,6 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str, what: &str, name: &str) -> 
     })
 }
 
-/// 64 random hex digits.
-pub(super) fn new_id() -> Result<String> {
-    let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(Kind::Host, format!("get random bytes: {e}")))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
-}
-
 /// Whether `text` may name a network or a container there: these names are parts of file names,
 /// and words of aardvark-dns's files.
 pub(super) fn is_name(text: &str) -> bool {

@@ -30,6 +30,7 @@ mod df;
 mod durability;
 mod gc;
 mod home;
+mod ids;
 mod images;
 mod ingest;
 mod layers;
@@ -54,6 +55,7 @@ use std::{
 
 use unlade_graph::driver::Driver;
 
+pub(crate) use self::ids::random_id;
 pub use self::{
     check::{CheckOptions, CheckReport, Finding, Object, Problem, Remedy},
     containers::{ContainerRow, NewContainer, Stage},

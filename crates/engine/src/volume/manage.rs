@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Volumes, failed, is_volume_name};
 use crate::{
     error::{Error, Kind, Result},
-    store::{VolumeFail, VolumeTx},
+    store::{VolumeFail, VolumeTx, random_id},
 };
 
 /// The label of volumes without a name, as Docker has it.
@@ -70,13 +70,6 @@ impl Volume {
     }
 }
 
-fn random() -> Result<String> {
-    let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(Kind::Host, format!("get random bytes: {e}")))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
-}
-
 /// Checks options of the driver: a bind of a directory is all that there is.
 fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
     if options.is_empty() {
@@ -120,7 +113,7 @@ impl Volumes {
         check_options(&new.options)?;
         let mut new = new.clone();
         if new.name.is_empty() {
-            new.name = random()?;
+            new.name = random_id()?;
             new.labels.insert(ANONYMOUS.to_owned(), String::new());
         }
         self.store.volumes(|_| {
@@ -142,7 +135,7 @@ impl Volumes {
         let mut labels = labels.clone();
         labels.insert(ANONYMOUS.to_owned(), String::new());
         self.ensure(&NewVolume {
-            name: random()?,
+            name: random_id()?,
             labels,
             ..NewVolume::default()
         })
@@ -172,7 +165,7 @@ impl Volumes {
         private
             .create(&self.root)
             .map_err(failed("make the directory", &self.root))?;
-        let made = self.root.join(format!(".new-{}", random()?));
+        let made = self.root.join(format!(".new-{}", random_id()?));
         let data = made.join("_data");
         private
             .create(&made)
@@ -356,7 +349,7 @@ impl Volumes {
     /// Puts a volume aside, so that it is gone at once. To be called in a transaction.
     fn discard(&self, name: &str) -> Result<()> {
         let from = self.root.join(name);
-        let to = self.root.join(format!(".trash-{}", random()?));
+        let to = self.root.join(format!(".trash-{}", random_id()?));
         fs::rename(&from, &to).map_err(failed("remove the volume", &from))
     }
 
