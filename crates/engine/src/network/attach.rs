@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Attached, Dns, HostsLine, Member, Networks,
+    Attached, Dns, Member, Networks,
     asked::{METRIC, Mode, asked, bad, mode, place, published},
     hold,
     netavark::{Job, Verb},
@@ -266,22 +266,15 @@ fn settings(netns: &Path, state: &State, request: &Request) -> NetworkSettings {
 }
 
 fn described(netns: &Path, state: &State, held: Vec<OwnedFd>) -> Attached {
-    let mut hosts = Vec::new();
-    for joined in &state.joined {
-        for address in &joined.endpoint.addresses {
-            hosts.push(HostsLine {
-                address: *address,
-                names: vec![state.hostname.clone()],
-            });
-        }
-    }
+    let joined = state.joined.iter();
+    let hosts = joined.flat_map(|j| &j.endpoint.addresses).copied();
     let gateways = state.joined.iter().flat_map(|j| &j.network.subnets);
     let gateway = gateways.map(|r| r.gateway).next();
     let resolves = state.joined.iter().any(|j| j.network.dns) && !state.name_servers.is_empty();
     Attached {
         ns: Ns::Path(netns.to_owned()),
         settings: state.settings.clone(),
-        hosts,
+        hosts: hosts.collect(),
         gateway,
         dns: match resolves {
             true => Dns::Servers(state.name_servers.clone()),

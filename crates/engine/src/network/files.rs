@@ -150,14 +150,14 @@ fn hosts(name: &str, request: &Request, attached: &Attached, host: HostFile<'_>)
         let name = word(names, "the host of --add-host")?;
         text.push_str(&format!("{address}\t{name}\n"));
     }
-    for line in &attached.hosts {
+    for address in &attached.hosts {
         let short = name.split('.').next().unwrap_or(name);
         let shown = if short == name || short.is_empty() {
             name.to_owned()
         } else {
             format!("{name} {short}")
         };
-        text.push_str(&format!("{}\t{shown}\n", line.address));
+        text.push_str(&format!("{address}\t{shown}\n"));
     }
     Ok(text)
 }
@@ -256,19 +256,13 @@ fn resolv_conf(request: &Request, dns: &Dns, host: HostFile<'_>) -> Result<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        network::{HostsLine, NetworkSettings},
-        spec::Ns,
-    };
+    use crate::{network::NetworkSettings, spec::Ns};
 
     fn attached(dns: Dns) -> Attached {
         Attached {
             ns: Ns::New,
             settings: NetworkSettings::default(),
-            hosts: vec![HostsLine {
-                address: "172.17.0.2".parse().unwrap(),
-                names: vec!["web".to_owned()],
-            }],
+            hosts: vec!["172.17.0.2".parse().unwrap()],
             gateway: "172.17.0.1".parse().ok(),
             dns,
             held: Vec::new(),

@@ -72,23 +72,14 @@ pub struct Attached {
     pub ns: Ns,
     /// How it looks in `inspect`.
     pub settings: NetworkSettings,
-    /// Lines of its hosts file that are about its networks.
-    pub hosts: Vec<HostsLine>,
+    /// Its addresses, for its hosts file.
+    pub hosts: Vec<IpAddr>,
     /// Its gateway, for `host-gateway`.
     pub gateway: Option<IpAddr>,
     /// Who resolves names for it.
     pub dns: Dns,
     /// Sockets that keep its ports from other programs: to be held until it ends.
     pub held: Vec<OwnedFd>,
-}
-
-/// A line of a hosts file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostsLine {
-    /// The address.
-    pub address: IpAddr,
-    /// What has it.
-    pub names: Vec<String>,
 }
 
 /// Who resolves names.
