@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::BorrowedFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -88,6 +88,26 @@ fn unstage(dir: &Path) -> Result<()> {
         removed.map_err(failed("remove", &path))?;
     }
     fs::remove_dir(dir).map_err(failed("remove", dir))
+}
+
+/// Makes a directory, and locks it. Until it is locked, a sweep takes it for a leftover.
+fn locked(dir: &Path) -> Result<fs::File> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    loop {
+        builder
+            .create(dir)
+            .map_err(failed("make the directory", dir))?;
+        let lock = match fs::File::open(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(failed("open", dir))?,
+        };
+        flock(&lock, FlockOperation::LockExclusive).map_err(failed("lock", dir))?;
+        let ours = lock.metadata().map_err(failed("look at", dir))?;
+        if fs::symlink_metadata(dir).is_ok_and(|m| (m.dev(), m.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(lock);
+        }
+    }
 }
 
 /// Whether the mount that `path` is on is shared, and whether it follows another.
@@ -292,14 +312,7 @@ impl Volumes {
         let dir = self.staging().join(id);
         if staged.dir.is_none() {
             unstage(&dir)?;
-            let mut builder = DirBuilder::new();
-            builder.recursive(true).mode(0o700);
-            builder
-                .create(&dir)
-                .map_err(failed("make the directory", &dir))?;
-            let lock = fs::File::open(&dir).map_err(failed("open", &dir))?;
-            flock(&lock, FlockOperation::LockExclusive).map_err(failed("lock", &dir))?;
-            staged.dir = Some((dir.clone(), lock));
+            staged.dir = Some((dir.clone(), locked(&dir)?));
         }
         let path = dir.join(at.to_string());
         let made = if is_dir {
