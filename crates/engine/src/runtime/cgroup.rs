@@ -11,6 +11,8 @@ use rustix::{
 };
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// Where the second version's groups are in a hybrid layout.
+pub(crate) const UNIFIED: &str = "/sys/fs/cgroup/unified";
 /// What `statfs` says of the second version's file system.
 const CGROUP2: u64 = 0x6367_7270;
 /// Deepest tree of groups that is removed.
@@ -31,7 +33,7 @@ pub fn v2() -> bool {
 /// Whether the host has the first version with the second one mounted at `unified`, which crun
 /// refuses.
 pub fn hybrid() -> bool {
-    !v2() && is_v2("/sys/fs/cgroup/unified")
+    !v2() && is_v2(UNIFIED)
 }
 
 fn is_v2(path: &str) -> bool {

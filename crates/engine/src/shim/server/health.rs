@@ -16,6 +16,8 @@ use crate::shim::{Check, Health, clock};
 const KEPT: usize = 5;
 /// Most of a check's output that is kept, in bytes.
 const OUTPUT: usize = 4096;
+/// Failures in a row that make it unhealthy, if nothing else was said.
+const RETRIES: u32 = 3;
 /// Where the runtime writes which process a check is.
 const PID_FILE: &str = "check.pid";
 
@@ -255,9 +257,11 @@ impl Server {
             let counts = feels.status != STARTING || began - checks.began >= period;
             if counts {
                 feels.failing_streak = feels.failing_streak.saturating_add(1);
-                if feels.failing_streak >= checks.health.retries.clamp(1, u32::MAX)
-                    && (checks.health.retries > 0 || feels.failing_streak >= 3)
-                {
+                let retries = match checks.health.retries {
+                    0 => RETRIES,
+                    retries => retries,
+                };
+                if feels.failing_streak >= retries {
                     feels.status = UNHEALTHY.into();
                 }
             }

@@ -12,10 +12,11 @@ use rustix::{
 use std::os::fd::AsFd;
 
 use super::job::Job;
-use crate::{runtime::cgroup, shim::Mounts, sys};
-
-/// Where the second version's groups are in a hybrid layout, which crun refuses.
-const UNIFIED: &str = "/sys/fs/cgroup/unified";
+use crate::{
+    runtime::cgroup::{self, UNIFIED},
+    shim::Mounts,
+    sys,
+};
 
 /// Where this shim's mounts are.
 #[derive(Default)]
@@ -39,11 +40,7 @@ impl Namespaces {
         let mut spaces = Self::default();
         if mounts == Mounts::Own && rustix::process::geteuid().is_root() {
             let host = File::open("/proc/self/ns/mnt")?;
-            sys::unshare_mounts()?;
-            mount_change(
-                "/",
-                MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-            )?;
+            unshare()?;
             if job.runtime.through.is_some() {
                 // Ours alone: the host's stays where it is.
                 unmount(UNIFIED, UnmountFlags::DETACH)?;
@@ -80,15 +77,18 @@ impl Namespaces {
     }
 }
 
+/// Gives this process a mount namespace that gets what is mounted on the host later.
+fn unshare() -> io::Result<()> {
+    sys::unshare_mounts()?;
+    let how = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    Ok(mount_change("/", how)?)
+}
+
 /// Leaves out the second version's groups where they are mounted beside the first's, for whatever
 /// this process becomes.
 pub(super) fn without_unified() -> io::Result<()> {
     if cgroup::hybrid() {
-        sys::unshare_mounts()?;
-        mount_change(
-            "/",
-            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-        )?;
+        unshare()?;
         unmount(UNIFIED, UnmountFlags::DETACH)?;
     }
     Ok(())
