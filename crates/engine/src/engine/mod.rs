@@ -3,6 +3,7 @@
 //! No daemon is needed: every process opens the store for itself. Opening recovers what a crash
 //! or a power cut has left, so that nothing damaged is ever listed.
 
+mod commit;
 mod containers;
 mod exchange;
 mod files;
@@ -25,7 +26,8 @@ use unlade_graph::{
 use unlade_unpack::{Cancel, Limits, Unpacker};
 
 pub use self::{
-    exchange::{CommitRequest, CopyWays},
+    commit::CommitRequest,
+    exchange::CopyWays,
     files::{ImportRequest, Loaded, SaveRequest},
     images::Described,
     mounts::MountRequest,
