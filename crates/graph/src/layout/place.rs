@@ -34,6 +34,8 @@ pub struct Place {
     name: CString,
     /// Holds the lock.
     fd: OwnedFd,
+    /// Given up for the removal, which must work when the process has no descriptors left.
+    spare: Vec<OwnedFd>,
     published: bool,
 }
 
@@ -64,19 +66,24 @@ impl Place {
                 // An empty directory: whoever sweeps next would remove it too.
                 let _ = rustix::fs::unlinkat(parent, &name, rustix::fs::AtFlags::REMOVEDIR);
             });
-            if let Some(fd) = claimed.map_err(host)? {
+            if let Some((fd, spare)) = claimed.map_err(host)? {
                 return Ok(Self {
                     layout: layout.clone(),
                     name,
                     fd,
+                    spare,
                     published: false,
                 });
             }
         }
     }
 
-    /// Opens and locks what was just made; `None` if another process took it for a leftover.
-    fn claim(parent: BorrowedFd<'_>, name: &CString) -> io::Result<Option<OwnedFd>> {
+    /// Opens and locks what was just made, and takes what its removal needs; `None` if another
+    /// process took it for a leftover.
+    fn claim(
+        parent: BorrowedFd<'_>,
+        name: &CString,
+    ) -> io::Result<Option<(OwnedFd, Vec<OwnedFd>)>> {
         let fd = match openat(parent, name, DIRECTORY, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
             done => done?,
@@ -85,7 +92,11 @@ impl Place {
             return Ok(None);
         }
         no_inheritance(fd.as_fd())?;
-        Ok(Some(fd))
+        let dup = |_| parent.try_clone_to_owned();
+        let spare = (0..remove::DESCRIPTORS)
+            .map(dup)
+            .collect::<io::Result<_>>()?;
+        Ok(Some((fd, spare)))
     }
 
     /// The layout that it belongs to.
@@ -158,6 +169,7 @@ impl Drop for Place {
         if self.published {
             return;
         }
+        self.spare.clear();
         let parent = self.layout.0.staging.as_fd();
         if let Err(e) = remove::remove(parent, &self.name, self.fd.as_fd()) {
             tracing::warn!(name = ?self.name, error = %e, "a staging directory is left behind");
