@@ -246,7 +246,6 @@ impl Rig {
         }
     }
 
-    /// Applies the layers every way, and says what differs.
     /// Why all of them refuse these layers; `None` if they take them.
     #[allow(dead_code, reason = "not every test asks")]
     pub(crate) fn refusal(&self, layers: &[Vec<Op>]) -> Option<String> {
@@ -256,6 +255,7 @@ impl Rig {
         done.err().map(|e| e.to_string())
     }
 
+    /// Applies the layers every way, and says what differs.
     pub(crate) fn compare(&self, layers: &[Vec<Op>]) -> Result<(), String> {
         let tars: Vec<Vec<u8>> = layers.iter().map(|ops| layer(ops)).collect();
         let mut model = TreeSink::new();
@@ -286,5 +286,59 @@ impl Rig {
             }
         }
         Ok(())
+    }
+}
+
+fn op_of(path: &str, what: What) -> Op {
+    Op {
+        path: path.to_owned(),
+        what,
+        mode: 0o755,
+    }
+}
+
+/// Over a layer with the symlink `d/l` to `../b`: layers whose meaning depends on the order of
+/// their entries, which are refused, and some whose does not. `said` tells why two layers are
+/// refused, lower and upper.
+#[allow(dead_code, reason = "the fuzz target has no use for it")]
+pub(crate) fn symlinks_hidden_after_use(said: impl Fn(&[Vec<Op>; 2]) -> Option<String>) {
+    let lower = vec![
+        op_of("b", What::Dir),
+        op_of("d", What::Dir),
+        op_of("d/l", What::Symlink("../b".to_owned())),
+    ];
+    let file = || op_of("d/l/f", What::File(3));
+    let link = || op_of("x", What::HardLink("d/l/f".to_owned()));
+    let hidden = || op_of("d/l", What::Whiteout);
+    let cases = [
+        (vec![file(), hidden()], true),
+        (vec![file(), op_of("d/x", What::Opaque)], true),
+        (vec![file(), op_of("d", What::Whiteout)], true),
+        (vec![op_of("d/l/c", What::Whiteout), hidden()], true),
+        (vec![file(), link(), hidden()], true),
+        // The marker first: then the link is gone, and a directory is made.
+        (vec![hidden(), file()], false),
+        (vec![op_of("d/x", What::Opaque), file()], false),
+        // What is hidden is not the link.
+        (vec![file(), op_of("b/f", What::Whiteout)], false),
+        (vec![file(), op_of("b/x", What::Opaque)], false),
+        // A link of the layer's own is not hidden.
+        (
+            vec![
+                op_of("d/l", What::Symlink("../b".to_owned())),
+                file(),
+                hidden(),
+            ],
+            false,
+        ),
+    ];
+    for (upper, refused) in cases {
+        let layers = [lower.clone(), upper];
+        let said = said(&layers);
+        let right = match &said {
+            Some(text) => refused && text.contains("the symlink `d/l` of a lower layer"),
+            None => !refused,
+        };
+        assert!(right, "{:?}: {said:?}", layers[1]);
     }
 }
