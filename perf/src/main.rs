@@ -5,6 +5,7 @@
 //! and does arithmetic on what they took. `perf/README.md` says what each figure means.
 #![allow(clippy::print_stdout)]
 
+mod asked;
 mod busybox;
 mod child;
 mod cli;

@@ -47,19 +47,13 @@ pub(crate) fn dispatch() -> Result<ExitCode> {
                 Suite::Unpack => UnpackSuite::Unpack,
                 Suite::Smoke => UnpackSuite::Smoke,
                 Suite::Tiny => UnpackSuite::Tiny,
-                Suite::Pull => {
-                    let keep = Some(results_dir());
-                    return pulls(
-                        "pull",
-                        options,
-                        (contestant, part, !no_light),
-                        Some(unlade),
-                        keep,
-                    );
-                }
-                Suite::PullSmoke => {
+                Suite::Pull | Suite::PullSmoke => {
+                    let (name, keep) = match suite {
+                        Suite::Pull => ("pull", Some(results_dir())),
+                        _ => ("pull-smoke", None),
+                    };
                     let who = (contestant, part, !no_light);
-                    return pulls("pull-smoke", options, who, Some(unlade), None);
+                    return pulls(name, options, who, Some(unlade), keep);
                 }
                 Suite::Start | Suite::StartSmoke => {
                     ensure!(part.is_empty(), "--part is of the pull suite");
@@ -123,19 +117,9 @@ fn pulls(
         unlade,
     };
     let report = pull::measure(&settings, options.place.dir)?;
-    match options.out.or(keep) {
-        Some(dir) => {
-            for path in report.write(&dir)? {
-                println!("{}", path.display());
-            }
-        }
-        None => print!("{}", report.markdown()),
-    }
-    Ok(if report.failed() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    let write = |dir: &Path| report.write(dir);
+    tell(options.out.or(keep), write, || report.markdown())?;
+    Ok(verdict(report.failed()))
 }
 
 /// Runs the start suite. `who`: contestants, and what they do.
@@ -156,19 +140,13 @@ fn starts(
         unlade,
     };
     let report = start::measure(&settings, options.place.dir)?;
-    match options.out.or_else(|| (!smoke).then(results_dir)) {
-        Some(dir) => {
-            for path in report.write(&dir)? {
-                println!("{}", path.display());
-            }
-        }
-        None => print!("{}", report.markdown()),
-    }
-    Ok(if report.failed() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    let write = |dir: &Path| report.write(dir);
+    tell(
+        options.out.or_else(|| (!smoke).then(results_dir)),
+        write,
+        || report.markdown(),
+    )?;
+    Ok(verdict(report.failed()))
 }
 
 fn measure(options: Options, settings: Settings, builds: &[&Path]) -> Result<ExitCode> {
@@ -198,19 +176,33 @@ fn measure(options: Options, settings: Settings, builds: &[&Path]) -> Result<Exi
         cases,
         latency,
     };
-    match options.out.or(settings.out) {
+    let write = |dir: &Path| report.write(dir);
+    tell(options.out.or(settings.out), write, || report.markdown())?;
+    Ok(verdict(report.failed()))
+}
+
+/// Writes a report into `dir` and names its files, or prints it where there is no such directory.
+fn tell(
+    dir: Option<PathBuf>,
+    write: impl FnOnce(&Path) -> Result<[PathBuf; 2]>,
+    markdown: impl FnOnce() -> String,
+) -> Result<()> {
+    match dir {
         Some(dir) => {
-            for path in report.write(&dir)? {
+            for path in write(&dir)? {
                 println!("{}", path.display());
             }
         }
-        None => print!("{}", report.markdown()),
+        None => print!("{}", markdown()),
     }
-    Ok(if report.failed() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(())
+}
+
+fn verdict(failed: bool) -> ExitCode {
+    match failed {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
 }
 
 fn prepare(options: &Options, settings: &Settings) -> Result<(Store, Lab, Plan)> {
@@ -275,11 +267,7 @@ fn compare_builds(a: PathBuf, b: PathBuf, options: Options, extra: &[String]) ->
         let json = serde_json::to_vec_pretty(&cases)?;
         std::fs::write(dir.join(format!("{stem}.json")), json).context("write the figures")?;
     }
-    Ok(if refused {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(verdict(refused))
 }
 
 /// Versions of every program involved, and digests of the builds of unlade.

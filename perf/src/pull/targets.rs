@@ -1,15 +1,9 @@
 //! What was asked of a pull (issue 4) beside what was reached, on the several-layer gzip images.
 
+use crate::asked::Asked;
 use crate::pull::markdown::{cpu, largest_rss_mib, walls};
 use crate::run::{Case, Row};
 use crate::stats::{paired_ratio, spread};
-
-/// Whether a figure has to be at least or at most what was asked.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Asked {
-    AtLeast(f64),
-    AtMost(f64),
-}
 
 /// One promise: its words, what was asked, and the figure of a case, where it can be had.
 struct Target {
@@ -96,22 +90,12 @@ pub(crate) fn table(cases: &[Case], cores: usize) -> Option<String> {
     out.push_str(&"---|".repeat(cases.len()));
     let mut any = false;
     for target in &TARGETS {
-        let asked = match target.asked {
-            Asked::AtLeast(least) => format!("≥ {least}"),
-            Asked::AtMost(most) => format!("≤ {most}"),
-        };
+        let asked = target.asked;
         let cells = cases.iter().map(|case| {
-            let Some(reached) = (target.reached)(case, cores) else {
-                return " - |".to_owned();
-            };
-            any = true;
-            let digits = if reached >= 10.0 { 0 } else { 2 };
-            let holds = match target.asked {
-                Asked::AtLeast(least) => reached >= least,
-                Asked::AtMost(most) => reached <= most,
-            };
-            let bold = if holds { "" } else { "**" };
-            format!(" {bold}{reached:.digits$}{bold} |")
+            let reached = (target.reached)(case, cores);
+            any |= reached.is_some();
+            let digits = if reached >= Some(10.0) { 0 } else { 2 };
+            asked.cell(reached, digits)
         });
         let cells: String = cells.collect();
         out.push_str(&format!("\n| {} | {asked} |{cells}", target.words));

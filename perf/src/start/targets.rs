@@ -1,16 +1,10 @@
 //! What was asked of starts (issue 5) beside what was reached.
 
+use crate::asked::Asked;
 use crate::start::Scene;
 use crate::start::helpers::HelperCase;
 use crate::start::rounds::StartCase;
 use crate::stats::{paired_difference, paired_ratio, spread};
-
-/// Whether a figure has to be at least or at most what was asked.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Asked {
-    AtLeast(f64),
-    AtMost(f64),
-}
 
 /// The contestants of ours, and the podman that uses the same runtime.
 const OURS: [(&str, &str, &str); 4] = [
@@ -40,23 +34,11 @@ pub(crate) fn table(cases: &[StartCase], helpers: &[HelperCase]) -> Option<Strin
     let mut any = false;
     for at in 0..columns.first()?.len() {
         let (words, asked, _) = &columns[0][at];
-        let text = match asked {
-            Asked::AtLeast(least) => format!("≥ {least}"),
-            Asked::AtMost(most) => format!("≤ {most}"),
-        };
-        out.push_str(&format!("\n| {words} | {text} |"));
+        out.push_str(&format!("\n| {words} | {asked} |"));
         for column in &columns {
-            let Some(reached) = column[at].2 else {
-                out.push_str(" - |");
-                continue;
-            };
-            any = true;
-            let holds = match asked {
-                Asked::AtLeast(least) => reached >= *least,
-                Asked::AtMost(most) => reached <= *most,
-            };
-            let bold = if holds { "" } else { "**" };
-            out.push_str(&format!(" {bold}{reached:.2}{bold} |"));
+            let reached = column[at].2;
+            any |= reached.is_some();
+            out.push_str(&asked.cell(reached, 2));
         }
     }
     any.then_some(out)
