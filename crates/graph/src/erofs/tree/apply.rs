@@ -6,7 +6,7 @@ use unlade_unpack::{
     show,
 };
 
-use super::{Inode, NONE, Tree, too_many};
+use super::{Inode, NONE, PASSED_BYTES_MOST, Tree, too_many};
 use crate::erofs::{
     content::Content,
     format::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG},
@@ -235,6 +235,10 @@ impl Tree {
                     if !self.listed(id) {
                         let real = self.path_of(id);
                         self.passed.note(&real);
+                        if self.passed.bytes() > PASSED_BYTES_MOST {
+                            let message = "the layer's entries go through too many symlinks";
+                            return Err(Error::new(Kind::Limit, message));
+                        }
                     }
                     links += 1;
                     if links > LINKS_MOST {

@@ -24,6 +24,8 @@ use super::{
 const INODES_MOST: usize = 20_000_000;
 /// Bytes of different sets of extended attributes that are kept in memory.
 const XATTR_BYTES_MOST: usize = 256 << 20;
+/// Bytes of paths of lower symlinks that a layer's entries may go through.
+const PASSED_BYTES_MOST: usize = 256 << 20;
 
 /// A merged tree.
 #[derive(Debug)]
