@@ -1,7 +1,8 @@
 //! The configuration file, `/etc/unlade/config.toml`, and the environment that overrides it.
 //!
 //! `UNLADE_CONFIG` names another file, `UNLADE_ROOT` and `UNLADE_RUN_ROOT` other directories,
-//! `UNLADE_FLUSH` another value of `flush`. A key that is not known is an error: a setting that is passed over in silence helps nobody.
+//! `UNLADE_FLUSH` another value of `flush`. A key that is not known is an error: a setting that is
+//! passed over in silence helps nobody.
 
 use std::{
     ffi::OsString,

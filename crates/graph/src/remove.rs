@@ -1,8 +1,9 @@
 //! Removes trees that may be hostile: deeper than any path, without permissions, immutable, full
 //! of links.
 //!
-//! Everything goes through directory descriptors; [`DESCRIPTORS`] free ones are enough. Symbolic links are removed, never followed; a
-//! mount point stops the removal. btrfs subvolumes are destroyed whole.
+//! Everything goes through directory descriptors; [`DESCRIPTORS`] free ones are enough. Symbolic
+//! links are removed, never followed; a mount point stops the removal. btrfs subvolumes are
+//! destroyed whole.
 
 use std::{
     ffi::{CStr, CString},
