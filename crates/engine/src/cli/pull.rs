@@ -132,23 +132,15 @@ fn one(
     cancel: &Cancel,
 ) -> Result<()> {
     let shown = reference.familiar();
-    let bars = super::wanted(args.progress, args.quiet).then(Bars::new);
-    let mut request = request(engine, reference.clone(), cancel);
-    request.platform.clone_from(&args.platform);
-    if let Some(bars) = &bars {
-        request.watch = bars.clone();
-    }
     if !args.quiet {
         let version = reference.tag().map(str::to_owned);
         let version = version.or_else(|| reference.digest().map(ToString::to_string));
         let (version, path) = (version.unwrap_or_default(), reference.familiar_repository());
         out::line(&format!("{version}: Pulling from {path}"))?;
     }
-    let done = engine.pull(&request);
-    if let Some(bars) = &bars {
-        bars.clear();
-    }
-    let pulled = done.map_err(|e| e.context(format!("pull {shown}")))?;
+    let bars = super::wanted(args.progress, args.quiet).then(Bars::new);
+    let platform = args.platform.as_ref();
+    let pulled = watched(engine, reference.clone(), platform, bars, cancel)?;
     if let Some(to) = to {
         to.write(&format!("{:#}\n", json(&reference, &pulled)))?;
         if matches!(to, Report::Stdout) {
@@ -156,17 +148,40 @@ fn one(
         }
     }
     if !args.quiet {
-        let status = if pulled.up_to_date {
-            "Image is up to date"
-        } else {
-            "Downloaded newer image"
-        };
-        out::line(&format!(
-            "Digest: {}\nStatus: {status} for {shown}",
-            pulled.digest
-        ))?;
+        out::line(&status(&pulled, &shown))?;
     }
     out::line(&reference.canonical())
+}
+
+/// Pulls one image behind bars, if there are any.
+fn watched(
+    engine: &Engine,
+    reference: Reference,
+    platform: Option<&Platform>,
+    bars: Option<Arc<Bars>>,
+    cancel: &Cancel,
+) -> Result<Pulled> {
+    let shown = reference.familiar();
+    let mut request = request(engine, reference, cancel);
+    request.platform = platform.cloned();
+    if let Some(bars) = &bars {
+        request.watch = bars.clone();
+    }
+    let done = engine.pull(&request);
+    if let Some(bars) = &bars {
+        bars.clear();
+    }
+    done.map_err(|e| e.context(format!("pull {shown}")))
+}
+
+/// What docker says of an image that was pulled.
+fn status(pulled: &Pulled, shown: &str) -> String {
+    let status = if pulled.up_to_date {
+        "Image is up to date"
+    } else {
+        "Downloaded newer image"
+    };
+    format!("Digest: {}\nStatus: {status} for {shown}", pulled.digest)
 }
 
 /// A name as it is shown to people, with its tag.
@@ -185,26 +200,10 @@ pub(super) fn for_run(
     let reference = Reference::parse(name)?.with_default_tag();
     let shown = reference.familiar();
     let bars = super::wanted(When::Auto, quiet).then(Bars::new);
-    let mut request = request(engine, reference, cancel);
-    request.platform = platform.cloned();
-    if let Some(bars) = &bars {
-        request.watch = bars.clone();
-    }
-    let done = engine.pull(&request);
-    if let Some(bars) = &bars {
-        bars.clear();
-    }
-    let pulled = done.map_err(|e| e.context(format!("pull {shown}")))?;
+    let pulled = watched(engine, reference, platform, bars, cancel)?;
+    flush::soon(engine);
     if !quiet {
-        let status = if pulled.up_to_date {
-            "Image is up to date"
-        } else {
-            "Downloaded newer image"
-        };
-        super::say(&format!(
-            "Digest: {}\nStatus: {status} for {shown}",
-            pulled.digest
-        ));
+        super::say(&status(&pulled, &shown));
     }
     Ok(())
 }
