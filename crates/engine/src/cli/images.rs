@@ -325,13 +325,18 @@ pub(super) struct PruneArgs {
     force: bool,
 }
 
-pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
-    let what = if args.all {
+/// Which images a prune takes.
+pub(super) fn pruned(all: bool) -> &'static str {
+    if all {
         "all images that are not in use"
     } else {
         "all images without a name"
-    };
-    if !args.force && !super::confirm(&format!("This will remove {what}."), cancel)? {
+    }
+}
+
+pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
+    let what = format!("This will remove {}.", pruned(args.all));
+    if !args.force && !super::confirm(&what, cancel)? {
         return Ok(());
     }
     let engine = globals.engine(cancel)?;

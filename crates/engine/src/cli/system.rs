@@ -236,9 +236,17 @@ pub(super) struct PruneArgs {
 }
 
 pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
-    let what = "This will remove networks that no container uses, images without a name, and layers, \
-                blobs and partial downloads that nothing needs.";
-    if !args.force && !super::confirm(what, cancel)? {
+    let images = images::pruned(args.all);
+    let volumes = if args.volumes {
+        " volumes without a name that no container uses,"
+    } else {
+        ""
+    };
+    let what = format!(
+        "This will remove networks that no container uses,{volumes} {images}, and layers, blobs and \
+         partial downloads that nothing needs."
+    );
+    if !args.force && !super::confirm(&what, cancel)? {
         return Ok(());
     }
     let pruned = globals.engine(cancel)?.prune(args.all, args.volumes)?;
