@@ -66,9 +66,9 @@ fn runs(image: &Image, container: &str) -> Error {
 
 /// Docker's words, for the containers that keep an image.
 fn in_use(text: &str, image: &Image, owner: &str) -> Error {
-    let id = short(&image.id.hex());
+    let (full, id) = (image.id.to_string(), short(&image.id.hex()));
     match containers::pinned_by(owner) {
-        Some(container) if id.starts_with(text) || image.id.to_string().starts_with(text) => {
+        Some(container) if image.id.hex().starts_with(text) || full.starts_with(text) => {
             let m = format!(
                 "conflict: unable to delete {id} (must be forced) - image is being used by \
                  container {}",
