@@ -58,6 +58,22 @@ impl From<Error> for Fail {
     }
 }
 
+/// The same, for modules above, which make it by `?` alone.
+#[derive(Debug)]
+pub struct TxFail(pub(super) Fail);
+
+impl From<rusqlite::Error> for TxFail {
+    fn from(e: rusqlite::Error) -> Self {
+        Self(Fail::Sql(e))
+    }
+}
+
+impl From<Error> for TxFail {
+    fn from(e: Error) -> Self {
+        Self(Fail::Ours(e))
+    }
+}
+
 /// The database of a store.
 #[derive(Debug)]
 pub(super) struct Db {

@@ -20,12 +20,8 @@ const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Files that are locked.
 const LOCKS: [&str; 4] = ["lock", "lock.flush", "lock.flush-next", "lock.mounts"];
-/// What may lie in a directory before it becomes a store.
+/// What may lie in a directory before it becomes a store, but for these.
 const KNOWN: &[&str] = &[
-    "lock",
-    "lock.flush",
-    "lock.flush-next",
-    "lock.mounts",
     "blobs",
     "graph",
     "volumes",
@@ -48,6 +44,13 @@ pub(super) struct Lock(#[allow(dead_code, reason = "closed when dropped")] File)
 pub(super) fn host(doing: &str, path: &Path) -> impl Fn(io::Error) -> Error {
     let doing = format!("{doing} `{}`", path.display());
     move |e| Error::host(doing.clone(), e)
+}
+
+/// Opens a file that is locked, and makes it if it is not there.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false);
+    file.mode(0o600).open(path)
 }
 
 impl Home {
@@ -120,12 +123,7 @@ impl Home {
 
     fn try_flock(&self, name: &str) -> Result<Option<Lock>> {
         let path = self.root.join(name);
-        let lock = (|| {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false);
-            let file = file.mode(0o600).open(&path)?;
-            io::Result::Ok(try_lock(&file)?.then_some(Lock(file)))
-        })();
+        let lock = open_lock(&path).and_then(|file| Ok(try_lock(&file)?.then_some(Lock(file))));
         lock.map_err(host("lock", &path))
     }
 
@@ -133,9 +131,7 @@ impl Home {
         let path = self.root.join(name);
         let file = (|| {
             fault::point("store-open")?;
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false);
-            let file = file.mode(0o600).open(&path)?;
+            let file = open_lock(&path)?;
             let operation = match exclusive {
                 true => FlockOperation::LockExclusive,
                 false => FlockOperation::LockShared,
@@ -192,9 +188,9 @@ impl Home {
         let list = fs::read_dir(root).map_err(host("list", root))?;
         for entry in list {
             let name = entry.map_err(host("list", root))?.file_name();
-            let known = name
-                .to_str()
-                .is_some_and(|n| KNOWN.contains(&n) || n.starts_with("unlade.db"));
+            let known = name.to_str().is_some_and(|n| {
+                KNOWN.contains(&n) || LOCKS.contains(&n) || n.starts_with("unlade.db")
+            });
             if !known {
                 let (shown, name) = (root.display(), name.display());
                 let m = format!("`{shown}` is not a store, and not empty: there is `{name}` in it");

@@ -350,12 +350,7 @@ fn put_names(
         put_name(tx, driver, name, key, &image.manifest)?;
     }
     for (repo, digest) in &image.repo_digests {
-        tx.execute(
-            "INSERT INTO repo_digests (driver, repo, digest, image) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT DO UPDATE SET image = ?4",
-            params![driver, repo, digest.to_string(), key],
-        )?;
-        origins::put(tx, key, repo, digest)?;
+        origins::list(tx, key, repo, digest)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     Store,
-    db::{Commit, Fail, Tx},
+    db::{Commit, Tx, TxFail},
 };
 use crate::error::{Error, Kind, Result};
 
@@ -86,20 +86,7 @@ fn port(row: &Row<'_>) -> rusqlite::Result<PortRow> {
 }
 
 /// Errors inside of [`Store::networks`]; made by `?`.
-#[derive(Debug)]
-pub struct NetFail(Fail);
-
-impl From<Error> for NetFail {
-    fn from(e: Error) -> Self {
-        Self(Fail::Ours(e))
-    }
-}
-
-impl From<rusqlite::Error> for NetFail {
-    fn from(e: rusqlite::Error) -> Self {
-        Self(Fail::Sql(e))
-    }
-}
+pub type NetFail = TxFail;
 
 type Done<T> = std::result::Result<T, NetFail>;
 

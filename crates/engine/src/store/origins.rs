@@ -20,6 +20,18 @@ pub(super) fn put(tx: &Connection, key: i64, repo: &str, digest: &Digest) -> Tx<
     Ok(())
 }
 
+/// Lists the image under this digest of `repo`, and notes that it came from there. Nothing happens
+/// if it is gone.
+pub(super) fn list(tx: &Connection, key: i64, repo: &str, digest: &Digest) -> Tx<()> {
+    tx.execute(
+        "INSERT INTO repo_digests (driver, repo, digest, image)
+         SELECT driver, ?2, ?3, key FROM images WHERE key = ?1
+         ON CONFLICT DO UPDATE SET image = excluded.image",
+        params![key, repo, digest.to_string()],
+    )?;
+    put(tx, key, repo, digest)
+}
+
 /// Repositories and digests that an image can be fetched by; first those that it still is listed
 /// in.
 pub(super) fn of(c: &Connection, image: &Image) -> Tx<Vec<(String, Digest)>> {
@@ -43,14 +55,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be written.
     pub fn add_repo_digest(&self, image: &Image, repo: &str, digest: &Digest) -> Result<()> {
-        self.0.db.write(Commit::Lazy, |tx| {
-            tx.execute(
-                "INSERT INTO repo_digests (driver, repo, digest, image)
-                 SELECT driver, ?2, ?3, key FROM images WHERE key = ?1
-                 ON CONFLICT DO UPDATE SET image = excluded.image",
-                params![image.key, repo, digest.to_string()],
-            )?;
-            put(tx, image.key, repo, digest)
-        })
+        let list = |tx: &Connection| list(tx, image.key, repo, digest);
+        self.0.db.write(Commit::Lazy, |tx| list(tx))
     }
 }

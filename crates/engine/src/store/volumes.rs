@@ -5,9 +5,9 @@ use rusqlite::{Connection, params};
 
 use super::{
     Store,
-    db::{Commit, Fail, Tx},
+    db::{Commit, Tx, TxFail},
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A volume's use by a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,20 +25,7 @@ pub struct VolumeUser {
 pub struct VolumeTx<'a>(&'a Connection);
 
 /// Errors inside of [`Store::volumes`]; made by `?`.
-#[derive(Debug)]
-pub struct VolumeFail(Fail);
-
-impl From<Error> for VolumeFail {
-    fn from(e: Error) -> Self {
-        Self(Fail::Ours(e))
-    }
-}
-
-impl From<rusqlite::Error> for VolumeFail {
-    fn from(e: rusqlite::Error) -> Self {
-        Self(Fail::Sql(e))
-    }
-}
+pub type VolumeFail = TxFail;
 
 type Done<T> = std::result::Result<T, VolumeFail>;
 
