@@ -426,8 +426,6 @@ fn open_blob(store: &Store, digest: &Digest) -> Result<Box<dyn Read>> {
     Ok(Box::new(file.ok_or_else(missing)?))
 }
 
-/// The names that an image is saved under when it was named by `text`: that one; by a
-/// repository alone all its tags, as docker; by an id none.
 /// Whether a loaded image is for the platform that was asked for.
 fn fits(wanted: Option<&Platform>, image: &LoadedImage) -> Result<()> {
     let (Some(wanted), Some(has)) = (wanted, image.config.platform()) else {
@@ -440,6 +438,8 @@ fn fits(wanted: Option<&Platform>, image: &LoadedImage) -> Result<()> {
     Err(Error::new(Kind::NotFound, m).with_hint("choose one of its platforms with --platform"))
 }
 
+/// The names that an image is saved under when it was named by `text`: that one; by a
+/// repository alone all its tags, as docker; by an id none.
 fn names_of(described: &Described, text: &str) -> Result<Vec<SavedName>> {
     let Ok(asked) = Reference::parse(text) else {
         return Ok(Vec::new());
