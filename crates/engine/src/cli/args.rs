@@ -111,6 +111,8 @@ pub(super) enum Image {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum System {
+    /// Start containers by their restart policies, once after each boot of the machine.
+    Boot(system::BootArgs),
     /// Check the whole store, and repair it.
     Check(system::CheckArgs),
     /// Show what the store takes of the disk.

@@ -40,6 +40,20 @@ impl Globals {
         Ok(config)
     }
 
+    /// What was given of them, for another command on the same store.
+    pub(super) fn given(&self) -> Result<Vec<String>> {
+        let mut args = Vec::new();
+        for (flag, dir) in [("--root", &self.root), ("--run-root", &self.run_root)] {
+            if let Some(dir) = dir {
+                args.extend([flag.to_owned(), absolute(dir)?.display().to_string()]);
+            }
+        }
+        if let Some(driver) = &self.graph_driver {
+            args.extend(["--graph-driver".to_owned(), driver.clone()]);
+        }
+        Ok(args)
+    }
+
     /// Opens the engine; a lost database is built anew.
     pub(super) fn engine_rebuilt(&self, cancel: &Cancel) -> Result<(Engine, Option<Rebuilt>)> {
         Engine::open_or_rebuild(self.config()?, cancel)

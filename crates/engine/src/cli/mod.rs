@@ -27,6 +27,7 @@ mod signals;
 mod system;
 mod table;
 mod template;
+mod unit;
 mod values;
 mod volumes;
 
@@ -150,6 +151,7 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::Image(Image::Prune(a)) => images::prune(globals, a, &cancel),
         Command::Image(Image::Mount(a)) => mounts::mount(globals, a, &cancel),
         Command::Image(Image::Unmount(a)) => mounts::unmount(globals, a, &cancel),
+        Command::System(System::Boot(a)) => system::boot(globals, a, &cancel),
         Command::System(System::Check(a)) => system::check(globals, a, &cancel),
         Command::System(System::Df(a)) => system::df(globals, a, &cancel),
         Command::System(System::Flush(a)) => flush::run(globals, a, &cancel),

@@ -16,6 +16,7 @@ use super::{
     template::Value,
 };
 use crate::{
+    engine::Engine,
     error::{Error, Kind, Result},
     network::{Driver, Endpoint, Network, NewNetwork},
     spec::request::{EndpointIpam, EndpointSettings},
@@ -51,6 +52,13 @@ pub(super) fn run(globals: &Globals, command: &NetworkCommand, cancel: &Cancel) 
         NetworkCommand::Prune(a) => prune(globals, a, cancel),
         NetworkCommand::Rm(a) => remove(globals, a, cancel),
     }
+}
+
+/// The engine, once what an earlier boot and killed processes have left in networks is gone.
+fn engine(globals: &Globals, cancel: &Cancel) -> Result<Engine> {
+    let engine = globals.engine(cancel)?;
+    engine.containers()?;
+    Ok(engine)
 }
 
 /// `KEY=VALUE` texts as a map; without a value it is empty.
@@ -111,7 +119,7 @@ pub(super) struct CreateArgs {
 }
 
 fn create(globals: &Globals, args: &CreateArgs, cancel: &Cancel) -> Result<()> {
-    let made = globals.engine(cancel)?.networks().create(&NewNetwork {
+    let made = engine(globals, cancel)?.networks().create(&NewNetwork {
         name: args.name.clone(),
         driver: args.driver.clone(),
         subnets: args.subnet.clone(),
@@ -190,7 +198,7 @@ fn list(globals: &Globals, args: &LsArgs, cancel: &Cancel) -> Result<()> {
             return Err(Error::new(Kind::BadInput, m).with_hint("write type=custom or builtin"));
         }
     }
-    let networks = globals.engine(cancel)?.networks();
+    let networks = engine(globals, cancel)?.networks();
     let mut list = List::new(&LIST, args.format.as_deref(), args.quiet)?;
     for network in networks.list()? {
         let kind = if network.is_predefined() {
@@ -373,7 +381,7 @@ pub(super) struct InspectArgs {
 
 /// Prints all that are there, then fails for the first that is not.
 fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
-    let networks = globals.engine(cancel)?.networks();
+    let networks = engine(globals, cancel)?.networks();
     let (found, done) = each(&args.networks, |name| {
         let network = networks.find(name)?;
         Ok((networks.members(&network)?, network))
@@ -396,7 +404,7 @@ pub(super) struct RmArgs {
 
 /// Removes all that can be, then fails for the first that could not.
 fn remove(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
-    let networks = globals.engine(cancel)?.networks();
+    let networks = engine(globals, cancel)?.networks();
     let remove = |name: &String| match networks.remove(name) {
         Ok(_) => out::line(name),
         Err(e) if args.force && e.kind() == Kind::NotFound => Ok(()),
@@ -423,7 +431,7 @@ fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
     }
     let filters = Filters::parse(&args.filter, &["label", "label!", "until"])?;
     let until = filters.until(Timestamp::now(), &TimeZone::system())?;
-    let removed = globals.engine(cancel)?.prune_networks(&|network| {
+    let removed = engine(globals, cancel)?.prune_networks(&|network| {
         let created = network.created.parse::<Timestamp>().unwrap_or_default();
         until.is_none_or(|u| created < u) && filters.labels(&network.labels)
     })?;
@@ -464,9 +472,7 @@ fn connect(globals: &Globals, args: &ConnectArgs, cancel: &Cancel) -> Result<()>
         aliases: args.alias.clone(),
         mac_address: String::new(),
     };
-    globals
-        .engine(cancel)?
-        .connect(&args.network, &args.container, &how)
+    engine(globals, cancel)?.connect(&args.network, &args.container, &how)
 }
 
 #[derive(Debug, Args)]
@@ -483,7 +489,5 @@ pub(super) struct DisconnectArgs {
 }
 
 fn disconnect(globals: &Globals, args: &DisconnectArgs, cancel: &Cancel) -> Result<()> {
-    globals
-        .engine(cancel)?
-        .disconnect(&args.network, &args.container, args.force)
+    engine(globals, cancel)?.disconnect(&args.network, &args.container, args.force)
 }

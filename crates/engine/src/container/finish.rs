@@ -1,13 +1,13 @@
 //! The end of a container: of its run, of itself, and of what killed processes have left.
 
-use std::{fs, io, time::Duration};
+use std::{io, time::Duration};
 
 use unlade_graph::driver::NodeId;
 
 use super::{
     Containers, Status,
     control::last_exit,
-    place::{Place, delete, failed},
+    place::Place,
     record::{Record, Run, text},
     start::cgroup,
 };
@@ -88,20 +88,26 @@ impl Containers<'_> {
 
     /// Ends what a killed shim may have left running, and what the runtime keeps of it.
     pub(super) fn stop_remains(&self, record: &Record, place: &Place) -> Result<()> {
-        let orderly = match shim::State::look(&place.run)? {
-            None => !place.spec().exists(),
-            Some(seen) => matches!(
-                seen.state.status,
-                shim::Status::Exited | shim::Status::Failed
+        let (orderly, same_boot) = match shim::State::look(&place.run)? {
+            None => (!place.spec().exists(), true),
+            Some(seen) => (
+                matches!(
+                    seen.state.status,
+                    shim::Status::Exited | shim::Status::Failed
+                ),
+                seen.same_boot,
             ),
         };
         if orderly {
             return Ok(());
         }
-        match self.runtime(&record.request.host_config.runtime) {
-            Ok(runtime) => runtime.delete(&record.id, true)?,
-            // Without a runtime nothing of it can be left but processes.
-            Err(e) => tracing::warn!(error = %e, "no runtime to clean up with"),
+        // Of an earlier boot nothing runs, and its numbers are other processes' now.
+        if same_boot {
+            match self.runtime(&record.request.host_config.runtime) {
+                Ok(runtime) => runtime.delete(&record.id, true)?,
+                // Without a runtime nothing of it can be left but processes.
+                Err(e) => tracing::warn!(error = %e, "no runtime to clean up with"),
+            }
         }
         let cgroup = Cgroup::at(&cgroup(&record.request, &record.id));
         match cgroup.map(|c| c.remove()) {
@@ -234,80 +240,6 @@ impl Containers<'_> {
             let anonymous =
                 record.stage == Stage::Creating || record.request.host_config.auto_remove;
             self.remove_parts(&record, anonymous)?;
-        }
-        Ok(())
-    }
-
-    /// After a boot: containers that were to go with their end go, and so do snapshots without a
-    /// record.
-    ///
-    /// # Errors
-    /// If the host refuses.
-    pub fn recover_boot(&self) -> Result<()> {
-        let records = self.all()?;
-        for record in &records {
-            let place = self.place(&record.id)?;
-            let Some(_locked) = place.lock_now()? else {
-                continue;
-            };
-            let view = self.view(record)?;
-            if view.is_active() {
-                continue;
-            }
-            if record.request.host_config.auto_remove && record.stage == Stage::Created {
-                self.remove_parts(record, true)?;
-            } else if self.seen(&record.id)?.is_some() {
-                self.end_run(record, &place)?;
-            } else {
-                place.remove_run()?;
-            }
-        }
-        self.networks.sweep(&|id| {
-            if !self.store.container_exists(id)? {
-                return Ok(false);
-            }
-            // One that is being started holds its lock, and has no shim yet.
-            let busy = self.place(id)?.lock_now()?.is_none();
-            Ok(busy || self.seen(id)?.is_some_and(|s| s.shim || s.init))
-        })?;
-        self.volumes.sweep()?;
-        self.stray_runs(&records)
-    }
-
-    /// Directories of runs whose records are gone.
-    fn stray_runs(&self, records: &[Record]) -> Result<()> {
-        let dir = self.config.run_root.join("containers");
-        let entries = match fs::read_dir(&dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(failed("list", &dir))?,
-        };
-        for entry in entries {
-            let name = entry.map_err(failed("list", &dir))?.file_name();
-            // `<id>`, or `<id>.removed-<pid>` of a removal that was killed.
-            let Some((id, aside)) = name
-                .to_str()
-                .map(|n| n.split_once('.').map_or((n, false), |(id, _)| (id, true)))
-            else {
-                continue;
-            };
-            if !super::names::is_id(id) || records.iter().any(|r| r.id == id) {
-                continue;
-            }
-            // Another graph driver's, or one that was made just now.
-            if self.store.container_exists(id)? {
-                continue;
-            }
-            let place = self.place(id)?;
-            if self.seen(id)?.is_some_and(|s| s.shim || s.init) {
-                continue;
-            }
-            if aside {
-                delete(&dir.join(&name))?;
-                continue;
-            }
-            if let Some(_locked) = place.lock_now()? {
-                place.remove_run()?;
-            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! left off: [`Containers::recover`]. A container's directory is locked while it is started,
 //! cleaned up or removed, so every such step may be done twice and is done once.
 
+mod boot;
 mod control;
 mod create;
 mod events;

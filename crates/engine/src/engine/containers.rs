@@ -6,7 +6,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Engine;
 use crate::{
-    container::{Containers, Made, New},
+    container::{Begin, Begun, Containers, Made, New, Record},
     error::{Error, Result},
     image::{config::MAX_BYTES, full::FullConfig},
     shim,
@@ -41,8 +41,41 @@ impl Engine {
         if fs::read(&mark).is_ok_and(|b| b == boot.as_bytes()) {
             return Ok(());
         }
-        containers.recover_boot()?;
+        // Without a mark there is nothing: the run root is in memory, or new.
+        let before = fs::read_to_string(&mark).unwrap_or_default();
+        let before = before.lines().next().unwrap_or_default();
+        containers.recover_boot(!before.is_empty() && before != shim::boot_id())?;
+        self.forget_stale_mounts()?;
         fs::write(&mark, boot).map_err(failed)
+    }
+
+    /// Starts, once in a boot, the containers whose restart policies ask for it; `each` is told
+    /// what became of them.
+    ///
+    /// # Errors
+    /// If the host refuses, or `each` fails.
+    pub fn start_after_boot(
+        &self,
+        begin: &Begin,
+        each: &mut dyn FnMut(&Record, Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let containers = self.containers()?;
+        let path = self.config.run_root.join("policies.lock");
+        let failed = |e: io::Error| Error::host(format!("lock `{}`", path.display()), e);
+        let lock = fs::File::create(&path).map_err(failed)?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        for record in containers.due()? {
+            if !containers.still_due(&record)? {
+                continue;
+            }
+            let begun = containers.start(&record, begin);
+            let done = begun.and_then(|begun| match begun {
+                Begun::Refused(refusal) => Err(refusal.error()),
+                Begun::Running(_) | Begun::Already => Ok(()),
+            });
+            each(&record, done)?;
+        }
+        Ok(())
     }
 
     /// Makes a container of an image.

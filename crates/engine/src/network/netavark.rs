@@ -303,6 +303,7 @@ impl Programs {
         let (mut out, mut complaints) = (memory(b"")?, memory(b"")?);
         let share = |file: &File| file.try_clone().map(Stdio::from).map_err(failed("start"));
         let _alone = alone()?;
+        forget_reused(dir)?;
         let mut command = Command::new(&program);
         command
             .arg("--config")
@@ -352,6 +353,27 @@ fn alone() -> Result<File> {
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(failed(e.into())),
         }
+    }
+}
+
+/// netavark signals the process whose number it finds in a file: if that number has become another
+/// program's, the file goes.
+fn forget_reused(dir: &Path) -> Result<()> {
+    let path = dir.join("aardvark-dns").join("aardvark.pid");
+    let Ok(text) = fs::read_to_string(&path) else {
+        return Ok(());
+    };
+    let pid = text.trim();
+    let number = pid.parse::<u32>().is_ok_and(|pid| pid > 0);
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if number && name.trim() == "aardvark-dns" {
+        return Ok(());
+    }
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::host(format!("remove `{}`", path.display()), e))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Leftovers: what killed commands and killed containers have not undone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, io};
 
-use super::Networks;
+use super::{Networks, netns};
 use crate::error::{Error, Result};
 
 /// What was found and removed.
@@ -52,5 +52,36 @@ impl Networks {
             }
         }
         Ok(swept)
+    }
+
+    /// Forgets all that an earlier boot has left: namespaces, interfaces and rules went with it.
+    /// netavark is not asked to undo them, for it would signal whatever process now has the number
+    /// that aardvark-dns had.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn forget_boot(&self) -> Result<()> {
+        let recorded = self.store.read_networks(|tx| tx.containers())?;
+        let found = self.places.ids()?;
+        // Somebody is at work already, and so there is nothing of an earlier boot.
+        let Some(_lock) = self.places.lock(true)? else {
+            return Ok(());
+        };
+        for id in &found {
+            netns::remove(&self.places.netns(id))?;
+            self.places.forget(id)?;
+            self.places.forget_half(id);
+        }
+        let dir = self.places.netavark();
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::host(format!("remove `{}`", dir.display()), e));
+            }
+            _ => {}
+        }
+        for id in &recorded {
+            self.store.networks(false, |tx| tx.forget(id))?;
+        }
+        Ok(())
     }
 }

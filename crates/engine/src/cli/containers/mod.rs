@@ -215,7 +215,7 @@ fn each(names: &[String], mut one: impl FnMut(&str) -> Result<Option<String>>) -
 }
 
 /// The command line that cleans up after a container of this engine, without the id.
-fn cleanup_line(engine: &Engine) -> Vec<String> {
+pub(super) fn cleanup_line(engine: &Engine) -> Vec<String> {
     let program =
         std::env::current_exe().map_or_else(|_| "unlade".into(), |p| p.display().to_string());
     let config = engine.config();
