@@ -150,8 +150,8 @@ fn the_streams_that_were_handed_over() {
         let out = fs::File::create(dir.join("out")).unwrap();
         let err = fs::File::create(dir.join("err")).unwrap();
         let fds = Fds {
-            rootfs: None,
             stdio: Some([input.as_fd(), out.as_fd(), err.as_fd()]),
+            ..Fds::default()
         };
         let mut started = started(b.outcome(&fds));
         assert_eq!(started.connection.exit().unwrap().code, 0);
@@ -244,7 +244,7 @@ fn the_mount_that_was_handed_over() {
             let mount = open_tree(rustix::fs::CWD, &tree, flags).unwrap();
             let fds = Fds {
                 rootfs: Some(mount.as_fd()),
-                stdio: None,
+                ..Fds::default()
             };
             let mut started = started(b.outcome(&fds));
             drop(mount);
@@ -291,6 +291,67 @@ fn nothing_of_the_host_gets_in() {
             none("SigIgn");
             assert!(out.contains("umask 022"), "{out}");
         }
+    }
+}
+
+/// What is to be held is, from the start to the last end, and never gets inside.
+#[test]
+fn sockets_are_held_as_long_as_it_runs() {
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    for runtime in runtimes() {
+        let sockets: Vec<TcpListener> = (0..150)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
+        let ports: Vec<SocketAddr> = sockets.iter().map(|s| s.local_addr().unwrap()).collect();
+        let held: Vec<_> = sockets.into_iter().map(Into::into).collect();
+        let free = || {
+            ports
+                .iter()
+                .filter(|p| TcpListener::bind(p).is_ok())
+                .count()
+        };
+        let mut b = Box::new(runtime, &["fds", "sleep"]);
+        b.launch.restart = Restart::Always;
+        let fds = Fds {
+            held: &held,
+            ..Fds::default()
+        };
+        let mut started = started(b.outcome(&fds));
+        drop(held);
+        let inside = |log: &[(String, String)]| {
+            let lines = log.iter().map(|(_, line)| line);
+            assert!(!lines.clone().any(|l| l.contains("socket")), "{log:?}");
+            lines.filter(|l| l.contains("fd ")).count()
+        };
+        until("it says what it has", || inside(&b.log()) == 3);
+        assert_eq!(free(), 0, "{runtime}");
+        // Its policy starts it again: they are the same container's.
+        shim::signal(b.run(), 9).unwrap();
+        assert!(started.connection.exit().unwrap().again);
+        assert_eq!(free(), 0, "{runtime}");
+        until("it runs again", || inside(&b.log()) == 6);
+        assert_eq!(free(), 0, "{runtime}");
+        shim::stop(b.run(), 9, None).unwrap();
+        while started.connection.exit().unwrap().again {}
+        assert_eq!(free(), ports.len(), "{runtime}");
+        b.nothing_is_left();
+
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = socket.local_addr().unwrap();
+        let b = Box::new(runtime, &["sleep"]);
+        let held = [socket.into()];
+        let fds = Fds {
+            held: &held,
+            ..Fds::default()
+        };
+        let mut started = self::started(b.outcome(&fds));
+        drop(held);
+        assert!(TcpListener::bind(port).is_err());
+        shim::release(b.run()).unwrap();
+        assert!(TcpListener::bind(port).is_ok());
+        shim::stop(b.run(), 9, None).unwrap();
+        assert!(!started.connection.exit().unwrap().again);
+        b.nothing_is_left();
     }
 }
 

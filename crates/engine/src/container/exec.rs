@@ -126,14 +126,7 @@ impl Containers<'_> {
             cleanup: Vec::new(),
             timeout_ms: 0,
         };
-        let outcome = shim::exec(
-            self.config,
-            &exec,
-            &Fds {
-                rootfs: None,
-                stdio: None,
-            },
-        )?;
+        let outcome = shim::exec(self.config, &exec, &Fds::default())?;
         match outcome {
             Outcome::Started(_) if ways.detach => Ok(ExecEnd::Detached),
             Outcome::Started(started) => Ok(ExecEnd::Terminal(started.connection)),

@@ -85,8 +85,8 @@ impl Refusal {
 /// What was set up for a start.
 pub(super) struct Ready {
     rootfs: OwnedFd,
-    /// Keeps published ports from other programs until the runtime has taken over.
-    _held: Vec<OwnedFd>,
+    /// Keep published ports from other programs: the shim holds them as long as it runs.
+    held: Vec<OwnedFd>,
     pub(super) resolved: Resolved,
     pub(super) runtime: Runtime,
     pub(super) cgroup: String,
@@ -159,6 +159,7 @@ impl Containers<'_> {
         let fds = Fds {
             rootfs: Some(ready.rootfs.as_fd()),
             stdio: None,
+            held: &ready.held,
         };
         let outcome = shim.start(&launch, &fds)?;
         drop(ready);
@@ -258,7 +259,7 @@ impl Containers<'_> {
         Ok((
             Ready {
                 rootfs,
-                _held: attached.held,
+                held: attached.held,
                 resolved,
                 runtime,
                 cgroup,

@@ -4,6 +4,7 @@ use super::Engine;
 use crate::{
     error::{Error, Kind, Result},
     network::{Member, Network, Networks, State, files},
+    shim,
     spec::request::{EndpointSettings, Request},
     volume::Volumes,
 };
@@ -87,7 +88,16 @@ impl Engine {
                 return Err(Error::new(Kind::NotFound, m));
             }
             leave(request, &network, &wanted);
-            networks.disconnect(id, &network.name)
+            let had = networks.attached(id)?.is_some_and(|s| !s.ports.is_empty());
+            let left = networks.disconnect(id, &network.name)?;
+            if had && left.as_ref().is_some_and(|s| s.ports.is_empty()) {
+                let run = self.config.run_root.join("containers").join(id);
+                match shim::release(&run) {
+                    Err(e) if e.kind() == Kind::NotFound => {}
+                    done => done?,
+                }
+            }
+            Ok(left)
         });
         match done {
             Err(e) if force && e.kind() == Kind::NotFound => {

@@ -28,6 +28,9 @@ pub struct Fds<'a> {
     pub rootfs: Option<BorrowedFd<'a>>,
     /// For [`Io::Passed`]: standard input, output and error.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// What the shim only has to keep open as long as the container is not over: sockets that
+    /// keep its published ports from other programs.
+    pub held: &'a [OwnedFd],
 }
 
 /// A shim that waits to be told what to do. Dropped unused, it ends.
@@ -149,6 +152,7 @@ impl Shim {
             None if stdio => return Err(Error::new(Kind::Bug, "no streams were handed over")),
             _ => {}
         }
+        all.extend(fds.held.iter().map(AsFd::as_fd));
         let bytes = wire::json(request).map_err(broken)?;
         wire::send(&self.socket, &bytes, &all).map_err(broken)?;
         let mut connection = Connection::over(self.socket);
@@ -462,6 +466,15 @@ pub fn set_restart(run: &Path, restart: Restart) -> Result<()> {
 /// As [`attach`].
 pub fn set_paused(run: &Path, paused: bool) -> Result<()> {
     tell(run, &Request::Paused(paused))
+}
+
+/// Has what was handed over only to be held let go: the container's ports are not published any
+/// more.
+///
+/// # Errors
+/// As [`attach`].
+pub fn release(run: &Path) -> Result<()> {
+    tell(run, &Request::Release)
 }
 
 fn ask(run: &Path, request: &Request) -> Result<(Connection, Reply)> {

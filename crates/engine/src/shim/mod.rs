@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     client::{
-        Connection, Fds, Message, Outcome, Refused, Sender, Shim, Started, attach, exec, resize,
-        set_paused, set_restart, signal, start, stop, wait,
+        Connection, Fds, Message, Outcome, Refused, Sender, Shim, Started, attach, exec, release,
+        resize, set_paused, set_restart, signal, start, stop, wait,
     },
     launch::{Exec, Health, Io, Launch, Log, LogFile, Mounts, Restart, Size, Stdin, Streams},
     state::{Check, Event, Feels, Process, Seen, State, Status, boot_id},

@@ -30,14 +30,15 @@ pub(super) const HEADER: usize = 5;
 const MAX: usize = 4 << 20;
 /// Most of input or output in one frame.
 pub(super) const CHUNK: usize = 64 << 10;
-/// Most descriptors that go with one message: the root's mount and three streams.
-const MAX_FDS: usize = 4;
+/// Most descriptors that go beside one piece of a message.
+const MAX_FDS: usize = 64;
 
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Request {
-    /// With the first bytes come the descriptors: the root's mount, then three streams.
+    /// Beside it come the descriptors: the root's mount, then three streams, then sockets that are
+    /// only held.
     Launch {
         launch: Box<Launch>,
         rootfs: bool,
@@ -57,6 +58,7 @@ pub(super) enum Request {
     },
     Restart(Restart),
     Paused(bool),
+    Release,
     Cleaned,
 }
 
@@ -130,18 +132,29 @@ impl Frames {
     }
 }
 
-/// Sends all of it, with the descriptors beside the first bytes.
+/// Sends all of it, with the descriptors beside it: as many as go at once with each of the first
+/// bytes, and the last of them with the rest, so that whoever has the bytes has them all.
 pub(super) fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut sent = 0;
+    let mut groups = fds.chunks(MAX_FDS);
+    if groups.len() > bytes.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let (mut sent, mut group) = (0, groups.next());
     while sent < bytes.len() {
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if sent == 0 && !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        if let Some(fds) = group
+            && !control.push(SendAncillaryMessage::ScmRights(fds))
+        {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let rest = [IoSlice::new(&bytes[sent..])];
-        match rustix::net::sendmsg(socket, &rest, &mut control, SendFlags::NOSIGNAL) {
-            Ok(n) => sent += n,
+        let end = match groups.len() {
+            0 => bytes.len(),
+            _ => sent + 1,
+        };
+        let piece = [IoSlice::new(&bytes[sent..end])];
+        match rustix::net::sendmsg(socket, &piece, &mut control, SendFlags::NOSIGNAL) {
+            Ok(n) => (sent, group) = (sent + n, groups.next()),
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -215,6 +228,15 @@ mod tests {
         assert_eq!(fds.len(), 2);
         let flags = rustix::io::fcntl_getfd(&fds[0]).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        // More than go at once: they are there when the bytes are.
+        fds.clear();
+        send(&a, b"hello", &vec![file.as_fd(); 3 * MAX_FDS + 1]).unwrap();
+        let mut got = 0;
+        while got < 5 {
+            got += receive(&b, &mut buffer, &mut fds).unwrap();
+        }
+        assert_eq!((got, fds.len()), (5, 3 * MAX_FDS + 1));
+        assert!(send(&a, b"x", &vec![file.as_fd(); MAX_FDS + 1]).is_err());
         drop(a);
         assert_eq!(receive(&b, &mut buffer, &mut fds).unwrap(), 0);
     }

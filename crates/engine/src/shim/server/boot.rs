@@ -100,10 +100,10 @@ fn boot() -> Result<Option<Server>> {
         }
         _ => return Err(Error::new(Kind::Bug, "no shim begins with this")),
     };
-    let stdio = match (stdio, fds.next(), fds.next(), fds.next()) {
-        (true, Some(a), Some(b), Some(c)) => Some([a, b, c]),
-        _ => None,
-    };
+    let three = if stdio { 3 } else { 0 };
+    let stdio: Vec<OwnedFd> = fds.by_ref().take(three).collect();
+    let stdio = <[OwnedFd; 3]>::try_from(stdio).ok();
+    let held = fds.collect();
     let pid = std::process::id().cast_signed();
     let state = State {
         id: job.id.clone(),
@@ -141,6 +141,7 @@ fn boot() -> Result<Option<Server>> {
         kills: 0,
         checks: None,
         stdio,
+        held,
         namespaces: mounts::Namespaces::default(),
         stop_with: None,
         kill_at: None,

@@ -83,6 +83,8 @@ impl Server {
 
     /// It has ended for good.
     pub(super) fn last(&mut self) {
+        // Whoever is told that it is over can have its ports.
+        self.held = Vec::new();
         self.namespaces.leave();
         if self.state.status != Status::Failed {
             self.state.status = Status::Exited;

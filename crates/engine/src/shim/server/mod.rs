@@ -58,6 +58,8 @@ struct Server {
     checks: Option<health::Checks>,
     /// What was handed over for [`super::Io::Passed`].
     stdio: Option<[OwnedFd; 3]>,
+    /// What is only to be kept open until the end.
+    held: Vec<OwnedFd>,
     namespaces: Namespaces,
     /// The signal that asked to stop.
     stop_with: Option<i32>,

@@ -116,6 +116,10 @@ impl Server {
                 self.save();
                 Ok(())
             }
+            Request::Release => {
+                self.held = Vec::new();
+                Ok(())
+            }
             Request::Attach(_) | Request::Launch { .. } | Request::Exec { .. } => {
                 Err("not now".to_owned())
             }

@@ -243,6 +243,7 @@ impl Server {
     pub(super) fn refuse(&mut self, exit_code: u8, message: String) {
         self.outputs.clear();
         self.input.close();
+        self.held = Vec::new();
         self.clear();
         self.state.status = Status::Failed;
         self.state.error.clone_from(&message);
