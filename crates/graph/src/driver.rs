@@ -275,6 +275,10 @@ pub enum NodeId {
 pub struct RwOptions {
     /// SELinux label for the mount.
     pub mount_label: Option<String>,
+    /// Nobody asks for it after a crash: nothing of it needs to reach the disk, neither by `fsync`
+    /// inside nor when it is unmounted (overlayfs's `volatile`). Drivers without an overlay may
+    /// do as for any other.
+    pub ephemeral: bool,
 }
 
 /// What is to be mounted.

@@ -40,6 +40,8 @@ pub(crate) struct Snapshot {
     pub(crate) layers: Vec<LayerId>,
     /// SELinux label for the mount.
     pub(crate) label: Option<String>,
+    /// See [`crate::driver::RwOptions::ephemeral`].
+    pub(crate) ephemeral: bool,
 }
 
 impl Layer {
@@ -92,6 +94,9 @@ impl Snapshot {
             }
             text.push_str(&format!("label {label}\n"));
         }
+        if self.ephemeral {
+            text.push_str("ephemeral true\n");
+        }
         place.write(FILE, text.as_bytes())
     }
 
@@ -105,6 +110,7 @@ impl Snapshot {
                 match key {
                     "layer" => this.layers.push(LayerId::parse(value)?),
                     "label" => this.label = Some(value.to_owned()),
+                    "ephemeral" => this.ephemeral = value.parse().ok()?,
                     _ => {}
                 }
             }
@@ -174,6 +180,7 @@ mod tests {
         let mut snapshot = Snapshot {
             layers: vec![id.clone(), id],
             label: Some("system_u:object_r:container_file_t:s0:c1,c2".into()),
+            ephemeral: true,
         };
         let place = layout.stage().unwrap();
         snapshot.write(&place).unwrap();

@@ -43,6 +43,8 @@ pub struct Overlay<'a> {
     pub userxattr: bool,
     /// SELinux label of all files.
     pub label: Option<&'a str>,
+    /// Nothing is written back for its sake, not even when it is unmounted (Linux 5.10).
+    pub volatile: bool,
     /// What `mount` shows as its source.
     pub source: &'a str,
 }
@@ -157,6 +159,9 @@ fn new_overlay(what: &Overlay<'_>, api: Api) -> Result<Option<OwnedFd>> {
     if what.userxattr {
         fsconfig_set_flag(&fs, "userxattr").map_err(|e| refused("set a mount option", e))?;
     }
+    if what.volatile {
+        fsconfig_set_flag(&fs, "volatile").map_err(|e| refused("set a mount option", e))?;
+    }
     if let Some(label) = what.label {
         fsconfig_set_string(&fs, "context", label)
             .map_err(|e| refused(&format!("set the SELinux label `{label}`"), e))?;
@@ -198,6 +203,9 @@ fn old_overlay(layout: &Layout, what: &Overlay<'_>) -> Result<OwnedFd> {
     }
     if what.userxattr {
         data.push_str(",userxattr");
+    }
+    if what.volatile {
+        data.push_str(",volatile");
     }
     if let Some(label) = what.label {
         data.push_str(&format!(",context=\"{label}\""));
@@ -467,6 +475,7 @@ mod tests {
                     upper: writable.then(|| (upper.as_fd(), work.as_fd())),
                     userxattr: false,
                     label: None,
+                    volatile: writable,
                     source: "a test",
                 };
                 let mount = overlay(&layout, &what).unwrap_or_else(|e| panic!("{api:?}: {e}"));
@@ -496,6 +505,7 @@ mod tests {
             upper: None,
             userxattr: false,
             label: None,
+            volatile: false,
             source: "a test",
         };
         let e = overlay(&layout, &too_many).unwrap_err();

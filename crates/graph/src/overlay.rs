@@ -131,6 +131,7 @@ impl Overlay {
             upper: top.snapshot.map(|s| (s.upper.as_fd(), s.work.as_fd())),
             userxattr: self.marks == Marks::User,
             label: top.snapshot.and_then(|s| s.info.label.as_deref()),
+            volatile: top.snapshot.is_some_and(|s| s.info.ephemeral),
             source: top.source.as_deref().unwrap_or("unlade"),
         };
         mount::overlay(&self.layout, &what)
@@ -258,6 +259,7 @@ impl Driver for Overlay {
         let info = info::Snapshot {
             layers: layers.to_vec(),
             label: options.mount_label.clone(),
+            ephemeral: options.ephemeral,
         };
         snapshot::create(&self.layout, id, &info, &self.root_attrs(layers)?)
     }
@@ -268,6 +270,7 @@ impl Driver for Overlay {
             MountOf::Snapshot(id) => id,
         };
         let snapshot = snapshot::open(&self.layout, id)?;
+        snapshot.forget_last_mount()?;
         let info = &snapshot.info;
         let nothing = match info.layers.is_empty() {
             true => Some(Attrs::fresh().directory(&self.layout)?),

@@ -246,6 +246,7 @@ fn overlay_works(layout: &Layout) -> Result<()> {
             upper: Some((upper.as_fd(), work.as_fd())),
             userxattr: marks == Marks::User,
             label: None,
+            volatile: false,
             source: "unlade",
         },
     )?;

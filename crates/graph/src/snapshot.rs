@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::{
-    fs::{FileType, XattrFlags, fsetxattr},
+    fs::{AtFlags, FileType, Mode, fremovexattr, openat, unlinkat},
     io::Errno,
 };
 use unlade_unpack::{Error, Kind, Result};
@@ -15,7 +15,7 @@ use crate::{
     driver::{Change, LayerId, NodeId, SnapshotId, Usage},
     info,
     layout::{Layout, Published, Shelf},
-    mount,
+    mount, remove,
     roots::Attrs,
     walk,
 };
@@ -30,39 +30,18 @@ pub(crate) enum Marks {
 }
 
 impl Marks {
-    /// Those that this process may set under a layout. On a full disk, which has no room for a
-    /// trial, those that its user namespace suggests.
+    /// Those that this process may set under a layout. Taking away what is not there tells, and
+    /// writes nothing: it works on a full disk, and costs no more than a call.
     pub(crate) fn of(layout: &Layout) -> Result<Self> {
-        let full = [Errno::NOSPC, Errno::DQUOT].map(|e| Some(e.raw_os_error()));
-        match Self::tried(layout) {
-            Err(e) if full.contains(&e.raw_os_error()) => Ok(Self::suggested()),
-            tried => tried,
-        }
-    }
-
-    fn suggested() -> Self {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        if map.split_whitespace().eq(["0", "0", "4294967295"]) {
-            Self::Trusted
-        } else {
-            Self::User
-        }
-    }
-
-    fn tried(layout: &Layout) -> Result<Self> {
-        let place = layout.stage()?;
-        let dir = place.directory("marked")?;
+        let host = |e| Error::host("mark a directory as overlayfs does", e);
         for marks in [Self::Trusted, Self::User] {
-            match fsetxattr(&dir, marks.opaque(), b"y", XattrFlags::empty()) {
-                Ok(()) => return Ok(marks),
+            match fremovexattr(layout.root(), marks.opaque()) {
+                Ok(()) | Err(Errno::NODATA) => return Ok(marks),
                 Err(Errno::PERM) => {}
-                Err(e) => return Err(Error::host("mark a directory as overlayfs does", e)),
+                Err(e) => return Err(host(e)),
             }
         }
-        Err(Error::host(
-            "mark a directory as overlayfs does",
-            Errno::PERM,
-        ))
+        Err(host(Errno::PERM))
     }
 
     /// The attribute.
@@ -126,6 +105,26 @@ pub(crate) fn open(layout: &Layout, id: &SnapshotId) -> Result<Snapshot> {
 }
 
 impl Snapshot {
+    /// After a volatile mount overlayfs mounts no more until its mark is taken away, since there
+    /// may have been a crash. What is ephemeral is not used after one: its owner removes it.
+    pub(crate) fn forget_last_mount(&self) -> Result<()> {
+        if !self.info.ephemeral {
+            return Ok(());
+        }
+        let forget = || -> std::io::Result<()> {
+            let work = match openat(&self.work, "work", walk::DIRECTORY, Mode::empty()) {
+                Err(Errno::NOENT) => return Ok(()),
+                dir => dir?,
+            };
+            match openat(&work, "incompat", walk::DIRECTORY, Mode::empty()) {
+                Err(Errno::NOENT) => return Ok(()),
+                dir => remove::clear(dir?.as_fd())?,
+            };
+            Ok(unlinkat(&work, "incompat", AtFlags::REMOVEDIR)?)
+        };
+        forget().map_err(|e| Error::host("make a snapshot ready to be mounted again", e))
+    }
+
     /// How it differs from `below`, the merged tree of its layers.
     pub(crate) fn changes(&self, below: &OwnedFd) -> Result<Vec<Change>> {
         let kind = New::Upper {

@@ -254,6 +254,7 @@ impl Driver for Trees {
         let info = info::Snapshot {
             layers: layers.to_vec(),
             label: None,
+            ephemeral: options.ephemeral,
         };
         // Last: by its time is known what in the tree has changed since.
         info.write(&place)?;

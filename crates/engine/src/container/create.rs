@@ -152,8 +152,9 @@ impl Containers<'_> {
 
     fn furnish(&self, record: &mut Record, layers: &[LayerId]) -> Result<()> {
         let snapshot = Self::snapshot(&record.id)?;
-        self.driver
-            .create_rw(&snapshot, layers, &RwOptions::default())?;
+        let mut options = RwOptions::default();
+        options.ephemeral = record.request.host_config.auto_remove;
+        self.driver.create_rw(&snapshot, layers, &options)?;
         let mut others: Vec<(String, Vec<Planned>)> = Vec::new();
         for from in &record.request.host_config.volumes_from {
             let (name, mode) = from.split_once(':').unwrap_or((from, ""));

@@ -150,6 +150,7 @@ impl Driver for ErofsDriver {
         let info = info::Snapshot {
             layers: layers.to_vec(),
             label: options.mount_label.clone(),
+            ephemeral: options.ephemeral,
         };
         snapshot::create(&self.layout, id, &info, &Attrs::of(root.as_fd())?)
     }
@@ -161,10 +162,14 @@ impl Driver for ErofsDriver {
         };
         let snapshot = snapshot::open(&self.layout, id)?;
         let lower = self.images()?.mount(&snapshot.info.layers)?;
-        let upper = (snapshot.upper.as_fd(), snapshot.work.as_fd());
-        let source = snapshot::source(&self.layout, id);
-        let label = snapshot.info.label.as_deref();
-        way::overlay(&self.layout, lower, upper, &source, label)
+        snapshot.forget_last_mount()?;
+        let upper = way::Upper {
+            dirs: (snapshot.upper.as_fd(), snapshot.work.as_fd()),
+            source: &snapshot::source(&self.layout, id),
+            label: snapshot.info.label.as_deref(),
+            volatile: snapshot.info.ephemeral,
+        };
+        way::overlay(&self.layout, &lower, upper)
     }
 
     fn changes(&self, id: &SnapshotId) -> Result<Vec<Change>> {

@@ -292,29 +292,25 @@ fn kernel_is_at_least((major, minor): (u32, u32)) -> bool {
     }
 }
 
-/// Mounts an overlay with one lower layer, itself a mount without a path.
-pub(super) fn overlay(
-    layout: &Layout,
-    lower: OwnedFd,
-    upper: (BorrowedFd<'_>, BorrowedFd<'_>),
-    source: &str,
-    label: Option<&str>,
-) -> Result<OwnedFd> {
-    if kernel_is_at_least(DETACHED) {
-        return stack(layout, &lower, upper, source, label);
-    }
-    attached(layout, &lower, |lower| {
-        stack(layout, lower, upper, source, label)
-    })
+/// What lies over the one lower layer of an overlay.
+#[derive(Clone, Copy)]
+pub(super) struct Upper<'a> {
+    /// Directories for changes and for overlayfs's work.
+    pub(super) dirs: (BorrowedFd<'a>, BorrowedFd<'a>),
+    pub(super) source: &'a str,
+    pub(super) label: Option<&'a str>,
+    pub(super) volatile: bool,
 }
 
-fn stack(
-    layout: &Layout,
-    lower: &OwnedFd,
-    upper: (BorrowedFd<'_>, BorrowedFd<'_>),
-    source: &str,
-    label: Option<&str>,
-) -> Result<OwnedFd> {
+/// Mounts an overlay with one lower layer, itself a mount without a path.
+pub(super) fn overlay(layout: &Layout, lower: &OwnedFd, upper: Upper<'_>) -> Result<OwnedFd> {
+    if kernel_is_at_least(DETACHED) {
+        return stack(layout, lower, upper);
+    }
+    attached(layout, lower, |lower| stack(layout, lower, upper))
+}
+
+fn stack(layout: &Layout, lower: &OwnedFd, upper: Upper<'_>) -> Result<OwnedFd> {
     let lower = |_| {
         let clone = lower.try_clone();
         clone.map_err(|e| Error::host("duplicate a descriptor", e))
@@ -322,10 +318,11 @@ fn stack(
     let what = mount::Overlay {
         count: 1,
         lower: &lower,
-        upper: Some(upper),
+        upper: Some(upper.dirs),
         userxattr: false,
-        label,
-        source,
+        label: upper.label,
+        volatile: upper.volatile,
+        source: upper.source,
     };
     mount::overlay(layout, &what)
 }
@@ -359,7 +356,13 @@ pub(super) fn snapshots_work(layout: &Layout) -> Result<()> {
         sample.place.directory("upper")?,
         sample.place.directory("work")?,
     );
-    let merged = overlay(layout, lower, (upper.as_fd(), work.as_fd()), "unlade", None)?;
+    let over = Upper {
+        dirs: (upper.as_fd(), work.as_fd()),
+        source: "unlade",
+        label: None,
+        volatile: false,
+    };
+    let merged = overlay(layout, &lower, over)?;
     right(&merged)?;
     mkdirat(&merged, "new", Mode::RWXU).map_err(|e| Error::host("write to an overlay", e))
 }
@@ -392,10 +395,13 @@ mod tests {
         let lower = mount(Way::Full, &sample.image("i", write).unwrap(), "", &[]).unwrap();
         let upper = sample.place.directory("upper").unwrap();
         let work = sample.place.directory("work").unwrap();
-        let upper = (upper.as_fd(), work.as_fd());
-        let merged = attached(&layout, &lower, |lower| {
-            stack(&layout, lower, upper, "s", None)
-        });
+        let upper = Upper {
+            dirs: (upper.as_fd(), work.as_fd()),
+            source: "s",
+            label: None,
+            volatile: false,
+        };
+        let merged = attached(&layout, &lower, |lower| stack(&layout, lower, upper));
         right(&merged.unwrap()).unwrap();
         let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!table.contains(dir.path().to_str().unwrap()), "{table}");

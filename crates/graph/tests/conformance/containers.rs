@@ -166,6 +166,29 @@ pub(crate) fn snapshots(fs: &Fs, _: DriverKind, driver: Arc<dyn Driver>) {
     assert_eq!(driver.changes(&empty).unwrap().len(), 1);
 }
 
+/// Mounted again and again, as any other, but no mount of it waits for the disk.
+pub(crate) fn what_is_ephemeral(fs: &Fs, kind: DriverKind, driver: Arc<dyn Driver>) {
+    let id = snapshot_id("ephemeral");
+    let mut options = RwOptions::default();
+    options.ephemeral = true;
+    driver.create_rw(&id, &[], &options).unwrap();
+    let there = fs.at("mnt");
+    for n in 0..3 {
+        let root = driver.mount(MountOf::Snapshot(&id)).unwrap();
+        rustix::fs::mkdirat(&root, format!("d{n}"), rustix::fs::Mode::RWXU).unwrap();
+        mount::attach(root.as_fd(), &there).unwrap();
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = table.lines().find(|l| l.contains(there.to_str().unwrap()));
+        let overlay = matches!(kind, DriverKind::Overlay | DriverKind::Erofs);
+        assert_eq!(ours.unwrap().contains("volatile"), overlay, "{ours:?}");
+        drop(root);
+        // A process of another test may have a copy of the mount for a moment.
+        rustix::mount::unmount(&there, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert_eq!(driver.changes(&id).unwrap().len(), n + 1);
+    }
+    driver.remove(&NodeId::Snapshot(id)).unwrap();
+}
+
 pub(crate) fn random_changes(_: &Fs, _: DriverKind, driver: Arc<dyn Driver>) {
     let mut compared = 0;
     for seed in 1000..1060 {

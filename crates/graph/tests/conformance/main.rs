@@ -96,6 +96,7 @@ everywhere! {
     trees corpus
     containers snapshots
     containers random_changes
+    containers what_is_ephemeral
     upkeep life_and_death
     upkeep damage
 }
