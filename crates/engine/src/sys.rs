@@ -46,6 +46,18 @@ pub(crate) fn make_read_only(path: &CStr) -> io::Result<()> {
     }
 }
 
+/// Whether the kernel has system calls of the x32 ABI. A seccomp filter may not survive the
+/// question.
+pub(crate) fn x32_calls() -> bool {
+    if !cfg!(target_arch = "x86_64") {
+        return false;
+    }
+    const X32: libc::c_long = 0x4000_0000;
+    // SAFETY: getpid has no arguments and changes nothing; a kernel without x32 refuses the number.
+    let answer = unsafe { libc::syscall(X32 | libc::SYS_getpid) };
+    answer != -1
+}
+
 /// Gives this thread a root and a working directory of its own, so that it may enter another mount
 /// namespace.
 pub(crate) fn unshare_fs() -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::caps;
+use crate::sys;
 
 /// What this host is like. Gathered once a process; [`super::assemble`] reads nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ pub struct HostFacts {
     pub hard_limits: BTreeMap<String, u64>,
     /// The engine's own OOM score adjustment.
     pub oom_score_adj: i32,
+    /// Whether the kernel has, or may have, system calls of the x32 ABI.
+    pub x32: bool,
 }
 
 /// Where control groups are mounted.
@@ -112,6 +115,8 @@ impl HostFacts {
             oom_score_adj: line("/proc/self/oom_score_adj")
                 .and_then(|t| t.parse().ok())
                 .unwrap_or(0),
+            // Under a filter the question could be the end of this process.
+            x32: mask(&status, "Seccomp:") != Some(0) || sys::x32_calls(),
         }
     }
 }

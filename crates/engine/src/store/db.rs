@@ -128,11 +128,16 @@ impl Db {
     /// Opens the database at `path`, which was checked and migrated.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let writer = connect(path).map_err(|e| explain(path, "open", e))?;
-        Ok(Self {
+        Ok(Self::over(path, writer))
+    }
+
+    /// The same over a connection to it.
+    pub(super) fn over(path: &Path, writer: Connection) -> Self {
+        Self {
             path: path.to_owned(),
             writer: Mutex::new(writer),
             readers: Mutex::default(),
-        })
+        }
     }
 
     /// Reads from one state of the database, whatever is written meanwhile.

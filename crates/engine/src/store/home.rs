@@ -10,10 +10,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use unlade_unpack::{Algorithm, Digest, fault};
 
-use super::{db, gc::try_lock, reserve, schema};
+use super::{
+    db::{self, Db},
+    gc::try_lock,
+    reserve, schema,
+};
 use crate::error::{Error, Kind, Result};
 
 const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
@@ -232,18 +237,20 @@ impl Home {
         Ok(false)
     }
 
-    /// Sees to it that there is a sound database of today's format, or says what is wrong.
-    pub(super) fn ready(&self) -> Result<()> {
+    /// The database, which is sound and of today's format then; or says what is wrong. Whoever is
+    /// alone with a database reads its whole log when he opens it: the connection that has looked
+    /// at it is kept.
+    pub(super) fn ready(&self) -> Result<Db> {
         let path = self.db().to_owned();
-        if let Found::Sound(version) = self.look()?
-            && version == schema::current()
-        {
-            return Ok(());
+        let today = |version| version == schema::current();
+        match self.look()? {
+            Found::Sound(version, c) if today(version) => return Ok(Db::over(&path, *c)),
+            _ => {}
         }
         let _lock = self.lock(true)?;
         match self.look()? {
-            Found::Sound(version) if version == schema::current() => Ok(()),
-            Found::Sound(version) if version > 0 => schema::migrate(&path),
+            Found::Sound(version, c) if today(version) => return Ok(Db::over(&path, *c)),
+            Found::Sound(version, _) if version > 0 => schema::migrate(&path)?,
             found => {
                 if self.has_objects()? {
                     let what = match found {
@@ -262,9 +269,9 @@ impl Home {
                     self.try_flock(name)?;
                 }
                 reserve::keep(&self.root);
-                Ok(())
             }
         }
+        Db::open(&path)
     }
 
     /// Whether a newer program has written the database.
@@ -304,25 +311,26 @@ impl Home {
         if log == 0 && length < page * u64::from(pages) {
             return Err(damaged("is cut short"));
         }
-        let read = || -> rusqlite::Result<(bool, usize)> {
+        let read = || -> rusqlite::Result<(bool, usize, Connection)> {
             let c = db::connect(&path)?;
-            Ok((schema::is_ours(&c)?, schema::version(&c)?))
+            Ok((schema::is_ours(&c)?, schema::version(&c)?, c))
         };
         let found = match read() {
             Err(e) if db::is_full(&path, &e) && reserve::release(&self.root) => read(),
             found => found,
         };
-        let (ours, version) = found.map_err(|e| db::explain(&path, "open", e))?;
+        let (ours, version, connection) = found.map_err(|e| db::explain(&path, "open", e))?;
         if !ours && version > 0 {
             return Err(damaged("belongs to another program"));
         }
         schema::accept(&self.root, version)?;
-        Ok(Found::Sound(version))
+        Ok(Found::Sound(version, Box::new(connection)))
     }
 }
 
 enum Found {
     Nothing,
     Empty,
-    Sound(usize),
+    /// Of that version.
+    Sound(usize, Box<Connection>),
 }

@@ -169,16 +169,15 @@ impl Store {
         let home = home::Home::new(&options.root);
         home.prepare()?;
         let root = File::open(home.root()).map_err(home::host("open", home.root()))?;
-        home.ready()?;
-        Self::assemble(options, home, root)
+        let db = home.ready()?;
+        Self::assemble(options, home, db, root)
     }
 
-    fn assemble(options: &StoreOptions, home: home::Home, root: File) -> Result<Self> {
+    fn assemble(options: &StoreOptions, home: home::Home, db: db::Db, root: File) -> Result<Self> {
         let boot = match &options.boot_id {
             Some(id) => id.clone(),
             None => durability::boot_id()?,
         };
-        let db = db::Db::open(home.db())?;
         Ok(Self(Arc::new(Inner {
             options: options.clone(),
             home,

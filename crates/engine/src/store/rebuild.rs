@@ -19,7 +19,7 @@ use unlade_unpack::{Algorithm, Cancel, Digest};
 use super::{
     Lease, NewLayer, Store, StoreOptions,
     content::{Verdict, parallel},
-    db::Commit,
+    db::{Commit, Db},
     home::{self, host},
     images::{ImageLayer, NewImage},
     origins,
@@ -97,7 +97,7 @@ impl Store {
             .map(|path| salvage(path, &options.driver));
         let old = old.unwrap_or_default();
         let root = fs::File::open(home.root()).map_err(host("open", home.root()))?;
-        let store = Self::assemble(options, new.clone(), root)?;
+        let store = Self::assemble(options, new.clone(), Db::open(new.db())?, root)?;
         // Without the strays being swept: they are what it is to be built from.
         store.mark_recovered()?;
         let lease = store.lease("rebuild")?;

@@ -9,7 +9,7 @@ mod intervals;
 mod narrow;
 mod profile;
 
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{Arch, LinuxSeccomp};
 
 use self::profile::{Facts, Profile};
 use super::{
@@ -34,7 +34,7 @@ pub(super) fn assemble(
     };
     let privileged = given.request.host_config.privileged;
     let flag = "--security-opt seccomp";
-    let profile = match &given.options.seccomp {
+    match &given.options.seccomp {
         Seccomp::Unconfined => {
             notes.set("linux.seccomp", Origin::User, flag);
             return Ok(None);
@@ -49,12 +49,12 @@ pub(super) fn assemble(
         Seccomp::Unsaid if privileged => return Ok(None),
         Seccomp::Builtin => {
             notes.set("linux.seccomp", Origin::User, flag);
-            return builtin::profile().resolve(&facts).map(Some);
+            return own(&facts, given.host.x32).map(Some);
         }
-        Seccomp::Unsaid => builtin::profile(),
-    };
+        Seccomp::Unsaid => {}
+    }
     notes.set("linux.seccomp", Origin::Default, "");
-    let own = profile.resolve(&facts)?;
+    let own = own(&facts, given.host.x32)?;
     let label = given.image.labels.get(SECCOMP_LABEL);
     let Some(text) = label.filter(|_| mode != ImageSecurity::Ignore) else {
         return Ok(Some(own));
@@ -76,6 +76,20 @@ pub(super) fn assemble(
         ));
     }
     Ok(Some(narrowed))
+}
+
+/// The engine's own filter. Runtimes take milliseconds to compile it for each architecture, so that
+/// of x32 is there only where the kernel has such calls; elsewhere they fail in any case.
+fn own(facts: &Facts<'_>, x32: bool) -> Result<LinuxSeccomp> {
+    let mut filter = builtin::profile().resolve(facts)?;
+    if !x32 {
+        let mut architectures = filter.architectures().clone();
+        if let Some(some) = &mut architectures {
+            some.retain(|a| *a != Arch::ScmpArchX32);
+        }
+        filter.set_architectures(architectures);
+    }
+    Ok(filter)
 }
 
 fn from_label(text: &str, facts: &Facts<'_>) -> Result<LinuxSeccomp> {

@@ -5,7 +5,7 @@ use oci_spec::runtime::{
 };
 
 use super::{
-    builtin, from_label, narrow,
+    from_label, narrow,
     profile::{Facts, Profile},
 };
 use crate::{error::Kind, spec::caps::Names};
@@ -28,13 +28,17 @@ fn resolve(text: &str, given: &str, arch: &str, kernel: (u32, u32)) -> LinuxSecc
 }
 
 fn own(given: &str, arch: &str) -> LinuxSeccomp {
+    own_where(given, arch, true)
+}
+
+fn own_where(given: &str, arch: &str, x32: bool) -> LinuxSeccomp {
     let caps = caps(given);
     let facts = Facts {
         caps: &caps,
         arch,
         kernel: (6, 1),
     };
-    builtin::profile().resolve(&facts).unwrap()
+    super::own(&facts, x32).unwrap()
 }
 
 fn rules<'a>(filter: &'a LinuxSeccomp, name: &str) -> Vec<&'a LinuxSyscall> {
@@ -105,6 +109,9 @@ fn the_default_profile() {
     }
     let sub = [Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32];
     assert_eq!(filter.architectures().as_deref(), Some(&sub[..]));
+    let without = own_where("", "amd64", false);
+    assert_eq!(without.architectures().as_deref(), Some(&sub[..2]));
+    assert_eq!(without.syscalls(), filter.syscalls());
     assert_eq!(rules(&filter, "socket").len(), 9);
     assert_eq!(rules(&filter, "personality").len(), 5);
     assert_eq!(rules(&filter, "clone").len(), 8);
