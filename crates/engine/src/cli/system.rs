@@ -17,7 +17,7 @@ use crate::{
     engine::{Checked, Engine},
     error::{Error, Kind, Result},
     image::name::Reference,
-    store::{CheckReport, Share},
+    store::{CheckReport, Remedy, Share},
 };
 
 #[derive(Debug, Args)]
@@ -196,12 +196,14 @@ pub(super) fn check(globals: &Globals, args: &CheckArgs, cancel: &Cancel) -> Res
     } else {
         if let Some(rebuilt) = &rebuilt {
             let (images, names) = (rebuilt.images, rebuilt.names);
+            let (containers, networks) = (rebuilt.containers, rebuilt.networks);
             let old = match &rebuilt.old {
                 Some(path) => format!("; the old one is `{}`", path.display()),
                 None => String::new(),
             };
             out::line(&format!(
-                "Rebuilt the database: {images} images, {names} names{old}"
+                "Rebuilt the database: {images} images, {names} names, {containers} containers, \
+                 {networks} networks{old}"
             ))?;
         }
         say(&checked)?;
@@ -209,7 +211,11 @@ pub(super) fn check(globals: &Globals, args: &CheckArgs, cancel: &Cancel) -> Res
     if checked.is_clean() {
         return Ok(());
     }
-    let hint = if args.repair {
+    let left = checked.left.as_ref().unwrap_or(&checked.found);
+    let only_prune = left.findings.iter().all(|f| f.remedy == Remedy::Prune);
+    let hint = if only_prune && checked.lost.is_empty() {
+        "`unlade system prune` removes what containers without a record have written"
+    } else if args.repair {
         "pull or load what is lost again, or remove it with `unlade rmi`"
     } else {
         "run `unlade system check --repair`"
@@ -282,14 +288,18 @@ pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Res
         ""
     };
     let what = format!(
-        "This will remove networks that no container uses,{volumes} {images}, and layers, blobs and \
-         partial downloads that nothing needs."
+        "This will remove networks that no container uses,{volumes} {images}, what containers without \
+         a record have written, and layers, blobs and partial downloads that nothing needs."
     );
     if !args.force && !super::confirm(&what, cancel)? {
         return Ok(());
     }
     let pruned = globals.engine(cancel)?.prune(args.all, args.volumes)?;
-    for (what, names) in [("Networks", &pruned.networks), ("Volumes", &pruned.volumes)] {
+    for (what, names) in [
+        ("Snapshots", &pruned.snapshots),
+        ("Networks", &pruned.networks),
+        ("Volumes", &pruned.volumes),
+    ] {
         if !names.is_empty() {
             out::text(&format!("Deleted {what}:\n{}\n\n", names.join("\n")))?;
         }

@@ -242,6 +242,7 @@ impl Containers<'_> {
             return Err(Error::new(Kind::BadInput, m).with_hint("give another name"));
         }
         self.store.rename_container(&record.id, name)?;
+        self.store.copy_container(&record.id);
         let named = Record {
             name: name.to_owned(),
             ..record.clone()
@@ -281,6 +282,7 @@ impl Containers<'_> {
         }
         self.store
             .set_container_request(&record.id, &text(&request)?)?;
+        self.store.copy_container(&record.id);
         self.journal().container("update", record, &[]);
         Ok(warnings)
     }

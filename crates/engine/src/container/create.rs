@@ -123,7 +123,9 @@ impl Containers<'_> {
     /// # Errors
     /// If the store cannot be written.
     pub fn keep(&self, record: &Record) -> Result<()> {
-        self.store.set_container_stage(&record.id, Stage::Created)
+        self.store.set_container_stage(&record.id, Stage::Created)?;
+        self.store.copy_container(&record.id);
+        Ok(())
     }
 
     /// Records it under its name, or under one that is free.

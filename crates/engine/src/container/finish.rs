@@ -82,6 +82,7 @@ impl Containers<'_> {
                 ..Run::of(&seen.state)
             };
             self.store.set_container_run(&record.id, &text(&run)?)?;
+            self.store.copy_container(&record.id);
         }
         place.remove_run()
     }
@@ -165,6 +166,30 @@ impl Containers<'_> {
             .set_container_stage(&record.id, Stage::Removing)?;
         let removed = self.remove_parts(&record, removal.volumes)?;
         drop(locked);
+        Ok(removed)
+    }
+
+    /// Removes what containers that are recorded nowhere have written, and their logs; their ids.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn remove_strays(&self) -> Result<Vec<String>> {
+        let mut removed = Vec::new();
+        for snapshot in self.store.stray_snapshots(self.driver)? {
+            let id = snapshot.to_string();
+            if let Err(e) = self.driver.remove(&NodeId::Snapshot(snapshot)) {
+                // It may be mounted.
+                tracing::warn!(error = %e, id, "a snapshot without a record stays");
+                continue;
+            }
+            if super::names::is_id(&id) {
+                self.place(&id)?.remove_log()?;
+            }
+            removed.push(id);
+        }
+        if !removed.is_empty() {
+            self.driver.sweep()?;
+        }
         Ok(removed)
     }
 

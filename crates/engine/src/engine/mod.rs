@@ -92,7 +92,11 @@ impl Engine {
             }
             opened => (opened?, None),
         };
-        Ok((Self::finish(config, begun, store, cancel)?, rebuilt))
+        let engine = Self::finish(config, begun, store, cancel)?;
+        if rebuilt.is_some() {
+            engine.networks().record_anew()?;
+        }
+        Ok((engine, rebuilt))
     }
 
     fn begin(config: &Config) -> Result<Begun> {

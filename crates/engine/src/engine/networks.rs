@@ -131,6 +131,7 @@ impl Engine {
         let text = serde_json::to_string(&request)
             .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
         self.store.set_container_request(&row.id, &text)?;
+        self.store.copy_container(&row.id);
         let dir = self.config.run_root.join("containers").join(&row.id);
         if let Some(state) = state
             && dir.join("hosts").exists()

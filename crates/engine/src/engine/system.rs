@@ -65,6 +65,8 @@ impl Checked {
 pub struct Pruned {
     /// Names and images.
     pub images: Vec<Removed>,
+    /// Containers without a record, of which snapshots were left.
+    pub snapshots: Vec<String>,
     /// Names of networks.
     pub networks: Vec<String>,
     /// Names of volumes.
@@ -105,7 +107,7 @@ impl Engine {
         self.store.df()
     }
 
-    /// Removes what nobody needs: networks that no container uses, with `volumes` such volumes
+    /// Removes what nobody needs: what containers without a record have left, networks that no container uses, with `volumes` such volumes
     /// that nobody gave a name, images without a name (or all that are not in use), layers, blobs,
     /// and what broken-off work has left.
     ///
@@ -113,6 +115,7 @@ impl Engine {
     /// If the host refuses.
     pub fn prune(&self, all: bool, volumes: bool) -> Result<Pruned> {
         self.forget_stale_mounts()?;
+        let snapshots = self.containers()?.remove_strays()?;
         let networks = self.prune_networks(&|_| true)?;
         let (volumes, volume_bytes) = if volumes {
             self.volumes().prune(&|v| Ok(v.is_anonymous()))?
@@ -128,6 +131,7 @@ impl Engine {
         let swept = self.beside_flush(|| self.store.gc(&*self.driver, &options))?;
         Ok(Pruned {
             images,
+            snapshots,
             networks,
             volumes,
             volume_bytes,

@@ -92,6 +92,17 @@ fn hold(ask: &Ask, port: u16) -> Result<Held, Errno> {
     Ok(held)
 }
 
+impl Mapping {
+    pub(super) fn to_row(&self, container: &str) -> PortRow {
+        PortRow {
+            protocol: self.protocol.clone(),
+            port: self.host_port,
+            address: self.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            container: container.to_owned(),
+        }
+    }
+}
+
 fn shown(ask: &Ask, port: u16) -> String {
     let ip = ask.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     format!("{}/{}", SocketAddr::new(ip, port), ask.protocol)
@@ -120,13 +131,7 @@ pub(super) fn take(tx: &NetTx<'_>, container: &str, asks: &[Ask]) -> Result<Vec<
         if all.len() >= MOST_HELD {
             held.sockets.clear();
         }
-        let m = &held.mapping;
-        tx.put_port(&PortRow {
-            protocol: m.protocol.clone(),
-            port: m.host_port,
-            address: m.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            container: container.to_owned(),
-        })?;
+        tx.put_port(&held.mapping.to_row(container))?;
         all.push(held);
     }
     Ok(all)

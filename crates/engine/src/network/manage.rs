@@ -218,7 +218,7 @@ impl Networks {
         };
         self.predefine()?;
         let pools = &self.config.address_pools;
-        self.store.networks(true, |tx| {
+        let made = self.store.networks(true, |tx| {
             let mut network = network.clone();
             network.subnets.clone_from(&given);
             let all = all(tx)?;
@@ -228,7 +228,9 @@ impl Networks {
             complete(&mut network, new.ipv6, pools, &all)?;
             tx.insert(&network.to_row()?)?;
             Ok(network)
-        })
+        })?;
+        self.store.copy_network(&made.to_row()?);
+        Ok(made)
     }
 
     /// Sees to it that the networks are there which always are.
@@ -240,18 +242,23 @@ impl Networks {
         let created = now();
         let ids = [random_id()?, random_id()?, random_id()?];
         let pools = &self.config.address_pools;
-        self.store.networks(true, |tx| {
+        let made = self.store.networks(true, |tx| {
             if there(tx)? {
-                return Ok(());
+                return Ok(Vec::new());
             }
             let [bridge, host, none] = ids.clone();
             let mut bridge = predefined(DEFAULT, Driver::Bridge, bridge, &created);
             complete(&mut bridge, false, pools, &all(tx)?)?;
-            tx.insert(&bridge.to_row()?)?;
-            tx.insert(&predefined("host", Driver::Host, host, &created).to_row()?)?;
-            tx.insert(&predefined("none", Driver::Null, none, &created).to_row()?)?;
-            Ok(())
-        })
+            let made = vec![
+                bridge.to_row()?,
+                predefined("host", Driver::Host, host, &created).to_row()?,
+                predefined("none", Driver::Null, none, &created).to_row()?,
+            ];
+            made.iter().try_for_each(|row| tx.insert(row))?;
+            Ok(made)
+        })?;
+        made.iter().for_each(|row| self.store.copy_network(row));
+        Ok(())
     }
 
     /// All networks, by name.
@@ -287,7 +294,7 @@ impl Networks {
     /// is always there.
     pub fn remove(&self, text: &str) -> Result<Network> {
         self.predefine()?;
-        self.store.networks(true, |tx| {
+        let removed = self.store.networks(true, |tx| {
             let network = find(tx, text)?;
             if network.is_predefined() {
                 let m = format!(
@@ -310,7 +317,9 @@ impl Networks {
             }
             tx.delete(&network.id)?;
             Ok(network)
-        })
+        })?;
+        self.store.forget_network_copy(&removed.id);
+        Ok(removed)
     }
 
     /// Removes all networks that nobody is in and that `wanted` is true for.
@@ -319,17 +328,22 @@ impl Networks {
     /// If the store cannot be written, or from `wanted`.
     pub fn prune(&self, wanted: &dyn Fn(&Network) -> Result<bool>) -> Result<Vec<String>> {
         self.predefine()?;
-        self.store.networks(true, |tx| {
+        let removed = self.store.networks(true, |tx| {
             let mut removed = Vec::new();
             for network in all(tx)? {
                 let idle = !network.is_predefined() && members(tx, &network.id)?.is_empty();
                 if idle && wanted(&network)? {
                     tx.delete(&network.id)?;
-                    removed.push(network.name);
+                    removed.push(network);
                 }
             }
             Ok(removed)
-        })
+        })?;
+        let forget = |network: Network| {
+            self.store.forget_network_copy(&network.id);
+            network.name
+        };
+        Ok(removed.into_iter().map(forget).collect())
     }
 }
 

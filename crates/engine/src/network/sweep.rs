@@ -54,6 +54,36 @@ impl Networks {
         Ok(swept)
     }
 
+    /// Records anew, where the database is new, in which networks containers are that run: their
+    /// addresses and ports are not free.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn record_anew(&self) -> Result<()> {
+        for id in self.places.ids()? {
+            let Ok(Some(state)) = self.places.read(&id) else {
+                continue;
+            };
+            self.store.networks(true, |tx| {
+                tx.forget(&id)?;
+                for joined in &state.joined {
+                    let (network, endpoint) = (&joined.network, &joined.endpoint);
+                    match tx.network(&network.name)? {
+                        Some(row) if row.id != network.id => continue,
+                        Some(_) => {}
+                        None => tx.insert(&network.to_row()?)?,
+                    }
+                    tx.put_endpoint(&endpoint.to_row(&network.id)?, &endpoint.addresses)?;
+                }
+                for mapping in &state.ports {
+                    tx.put_port(&mapping.to_row(&id))?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Forgets all that an earlier boot has left: namespaces, interfaces and rules went with it.
     /// netavark is not asked to undo them, for it would signal whatever process now has the number
     /// that aardvark-dns had.

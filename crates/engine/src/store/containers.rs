@@ -74,7 +74,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    fn text(self) -> &'static str {
+    pub(super) fn text(self) -> &'static str {
         match self {
             Self::Creating => "creating",
             Self::Created => "created",
@@ -367,7 +367,7 @@ impl Store {
 }
 
 /// The owner of the pin of a container.
-fn owner(id: &str) -> String {
+pub(super) fn owner(id: &str) -> String {
     format!("{OWNER}{id}")
 }
 

@@ -14,7 +14,7 @@ use rustix::{
     io::Errno,
 };
 use serde::Serialize;
-use unlade_graph::driver::{Driver, LayerId, NodeId};
+use unlade_graph::driver::{Driver, LayerId, NodeId, SnapshotId};
 use unlade_unpack::{Algorithm, Digest, fault};
 
 use super::{
@@ -201,6 +201,30 @@ impl Store {
             report.bytes += row.get::<_, u64>(1)?;
         }
         Ok(report)
+    }
+
+    /// Snapshots of containers and mounts that are not recorded. They are never swept: what was
+    /// written there is nowhere else.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn stray_snapshots(&self, driver: &dyn Driver) -> Result<Vec<SnapshotId>> {
+        // A record comes before its snapshot and goes after it: so it is looked for afterwards.
+        let nodes = driver.list()?;
+        let known = self.0.db.read(|c| {
+            let mut select = c.prepare(
+                "SELECT id FROM containers WHERE driver = ?1
+                 UNION ALL SELECT owner FROM pins WHERE driver = ?1",
+            )?;
+            let known = select.query_map([self.driver()], |r| r.get::<_, String>(0))?;
+            Ok(known.collect::<rusqlite::Result<Vec<_>>>()?)
+        })?;
+        let known: HashSet<&str> = known.iter().flat_map(|owner| owner.split(':')).collect();
+        let snapshots = nodes.into_iter().filter_map(|node| match node {
+            NodeId::Snapshot(id) if !known.contains(id.as_str()) => Some(id),
+            _ => None,
+        });
+        Ok(snapshots.collect())
     }
 
     /// What is there without a record. Says nothing that holds unless the lock is held.

@@ -30,6 +30,8 @@ const KNOWN: &[&str] = &[
     "blobs",
     "graph",
     "volumes",
+    "containers",
+    "networks",
     "oci-layout",
     "reserve",
     "lost+found",

@@ -25,6 +25,7 @@
 mod check;
 mod containers;
 mod content;
+mod copies;
 mod db;
 mod df;
 mod durability;

@@ -3,6 +3,7 @@
 //! Blobs are verified by their digests; those that are manifests give images, where their config
 //! and all their layers are there and hold. Names are in the database alone: what can still be
 //! read of the old one is taken over, an image whose name is lost is dangling and can be tagged.
+//! Containers and networks come from the files that follow their records.
 
 use std::{
     collections::HashMap,
@@ -37,6 +38,10 @@ pub struct Rebuilt {
     pub images: u64,
     /// Names that could still be read.
     pub names: u64,
+    /// Containers whose files were there.
+    pub containers: u64,
+    /// Networks whose files were there.
+    pub networks: u64,
     /// Where the old database is now, if there was one.
     pub old: Option<PathBuf>,
 }
@@ -125,6 +130,8 @@ impl Store {
             }
         }
         drop(lease);
+        let taken = store.take_copies()?;
+        (rebuilt.containers, rebuilt.networks) = (taken.containers, taken.networks);
         let inner = Arc::into_inner(store.0);
         let inner = inner.ok_or_else(|| Error::new(Kind::Bug, "the new database is in use"))?;
         inner.db.settle()?;

@@ -20,6 +20,16 @@ pub struct VolumeUser {
     pub filled: bool,
 }
 
+impl VolumeUser {
+    pub(super) fn insert(&self, c: &Connection) -> rusqlite::Result<()> {
+        c.execute(
+            "INSERT OR REPLACE INTO volume_users (volume, container, filled) VALUES (?1, ?2, ?3)",
+            params![self.volume, self.container, self.filled],
+        )?;
+        Ok(())
+    }
+}
+
 /// What can be done with the uses of volumes in one transaction.
 #[derive(Debug)]
 pub struct VolumeTx<'a>(&'a Connection);
@@ -73,11 +83,7 @@ impl VolumeTx<'_> {
     /// # Errors
     /// If the database cannot be written.
     pub fn put(&self, user: &VolumeUser) -> Done<()> {
-        self.0.execute(
-            "INSERT OR REPLACE INTO volume_users (volume, container, filled) VALUES (?1, ?2, ?3)",
-            params![user.volume, user.container, user.filled],
-        )?;
-        Ok(())
+        Ok(user.insert(self.0)?)
     }
 
     /// Forgets all uses by a container.

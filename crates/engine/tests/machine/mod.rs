@@ -76,7 +76,7 @@ impl Machine {
         let tree = machine.dir.path().join("tree");
         fs::create_dir_all(tree.join("bin")).unwrap();
         fs::copy(BUSYBOX, tree.join("bin/busybox")).unwrap();
-        for tool in ["sh", "sleep", "true", "false", "ls", "grep"] {
+        for tool in ["sh", "sleep", "true", "ls", "grep", "cat"] {
             symlink("busybox", tree.join("bin").join(tool)).unwrap();
         }
         let tar = machine.dir.path().join("box.tar");
@@ -112,6 +112,18 @@ impl Machine {
         out.read_line(&mut line).unwrap();
         assert_eq!(line, "up\n");
         self.boot = Some(holder);
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Whether there is a run of a container that nobody has cleaned up after.
+    pub fn has_run(&self, name: &str) -> bool {
+        self.run_root()
+            .join("containers")
+            .join(self.id(name))
+            .exists()
     }
 
     pub fn run_root(&self) -> PathBuf {

@@ -62,6 +62,8 @@ pub enum Object {
     Merged(String),
     /// A name of an image.
     Name(String),
+    /// What a container has written.
+    Snapshot(String),
     /// A file that is no object of the store.
     File(String),
     /// What a process that is gone protected.
@@ -98,6 +100,8 @@ pub enum Remedy {
     Remake,
     /// It is verified or dropped ([`Store::recover`]).
     Verify,
+    /// `system prune` removes it: it is what somebody has written, and cannot be fetched again.
+    Prune,
     /// The database is built anew ([`Store::rebuild`]).
     Rebuild,
 }
@@ -124,6 +128,7 @@ impl fmt::Display for Finding {
             Object::Image(name) => write!(f, "image {name}"),
             Object::Merged(name) => write!(f, "merged layers of image {name}"),
             Object::Name(name) => write!(f, "name `{name}`"),
+            Object::Snapshot(name) => write!(f, "snapshot {name}"),
             Object::File(name) => write!(f, "file `{name}`"),
             Object::Lease(what) => write!(f, "lease of `{what}`"),
         }?;
@@ -219,6 +224,11 @@ impl Store {
                 .to_string();
             let detail = "it lies among the blobs, but is not recorded";
             report.add(Object::File(name), Problem::Stray, Remedy::Sweep, detail);
+        }
+        for snapshot in self.stray_snapshots(driver)? {
+            let detail = "no container or mount is recorded for it";
+            let object = Object::Snapshot(snapshot.to_string());
+            report.add(object, Problem::Stray, Remedy::Prune, detail);
         }
         let trash = self.0.home.trash();
         for entry in fs::read_dir(&trash).map_err(host("list", &trash))? {
