@@ -518,6 +518,14 @@ fn a_container_lives_and_is_seen() {
                 .contains("(cannot be forced) - image is being used by running container")
         );
         assert_eq!(h.ok(&["rmi", "-f", "box"]), "Untagged: box:latest\n");
+        // Nor does it go with what nobody needs, though it has no name now.
+        for prune in [
+            &["image", "prune", "-f"][..],
+            &["image", "prune", "-a", "-f"],
+        ] {
+            h.ok(prune);
+        }
+        h.ok(&["system", "prune", "-a", "-f"]);
         h.ok(&["tag", &image, "box"]);
         assert_eq!(h.ok(&["stop", "-t", "5", "uno"]), "uno\n");
         assert_eq!(h.inspect("uno")["State"]["ExitCode"], 3);
@@ -618,6 +626,11 @@ fn create_start_attach_and_prune() {
             h.ok(&["ps", "-q", "-n", "1", "--format", "{{.Names}}"]),
             "c2\n"
         );
+        // Without its image a container that does not run keeps the layers that it needs.
+        h.ok(&["rmi", "-f", "box"]);
+        h.ok(&["system", "prune", "-a", "-f"]);
+        assert_eq!(h.ok(&["start", "-a", "c2"]), "/mark\n");
+        h.ok(&["import", &h.path("box.tar"), "box", "-c", "CMD [\"true\"]"]);
         let pruned = h.ok(&["container", "prune", "-f"]);
         assert!(pruned.starts_with("Deleted Containers:\n"), "{pruned}");
         // One that goes by itself.

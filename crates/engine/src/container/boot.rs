@@ -11,6 +11,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::{
     Containers,
+    finish::remove_cgroup,
     place::{Place, delete, failed},
     record::{Record, Run, text},
 };
@@ -66,7 +67,10 @@ impl Containers<'_> {
         };
         match self.seen(id) {
             // Cut off while it was written: it goes, as if it had never been.
-            Err(e) if rebooted && e.kind() == Kind::Integrity => place.remove_run()?,
+            Err(e) if rebooted && e.kind() == Kind::Integrity => {
+                remove_cgroup(&record);
+                place.remove_run()?;
+            }
             seen => drop(seen?),
         }
         if self.view(&record)?.is_active() {

@@ -110,13 +110,7 @@ impl Containers<'_> {
                 Err(e) => tracing::warn!(error = %e, "no runtime to clean up with"),
             }
         }
-        let cgroup = Cgroup::at(&cgroup(&record.request, &record.id));
-        match cgroup.map(|c| c.remove()) {
-            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(error = %e, "a control group stays");
-            }
-            _ => {}
-        }
+        remove_cgroup(record);
         Ok(())
     }
 
@@ -261,12 +255,24 @@ impl Containers<'_> {
                 id = record.id,
                 "removing a container that a killed process has left"
             );
+            place.remove_asides()?;
             // Whoever removed it may have wanted its volumes kept.
             let anonymous =
                 record.stage == Stage::Creating || record.request.host_config.auto_remove;
             self.remove_parts(&record, anonymous)?;
         }
         Ok(())
+    }
+}
+
+/// Removes the control group of a container, where it is empty.
+pub(super) fn remove_cgroup(record: &Record) {
+    let cgroup = Cgroup::at(&cgroup(&record.request, &record.id));
+    match cgroup.map(|c| c.remove()) {
+        Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(error = %e, "a control group stays");
+        }
+        _ => {}
     }
 }
 

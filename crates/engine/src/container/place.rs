@@ -103,10 +103,40 @@ impl Place {
         remove_dir(&self.run)
     }
 
+    /// Removes what a killed process has left of either directory when it removed them.
+    pub(super) fn remove_asides(&self) -> Result<()> {
+        remove_asides(&self.run)?;
+        remove_asides(&self.log)
+    }
+
     /// Removes its log.
     pub(super) fn remove_log(&self) -> Result<()> {
         remove_dir(&self.log)
     }
+}
+
+/// What a name gets that is put aside to be deleted, before the number of who does it.
+const ASIDE: &str = ".removed-";
+
+/// Deletes what killed processes had put aside of `path`.
+fn remove_asides(path: &Path) -> Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Ok(());
+    };
+    let list = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        list => list.map_err(failed("list", dir))?,
+    };
+    for entry in list {
+        let entry = entry.map_err(failed("list", dir))?.file_name();
+        let pid = entry
+            .to_str()
+            .and_then(|n| n.strip_prefix(name)?.strip_prefix(ASIDE));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            delete(&dir.join(&entry))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory that is nobody else's, and those above it.
@@ -127,7 +157,7 @@ fn remove_dir(path: &Path) -> Result<()> {
     // Aside first, so that nobody finds half of it, under a name that no other process uses: one
     // that waits for the lock may make the directory anew and remove it, while this is at work.
     let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".removed-{}", std::process::id()));
+    aside.push(format!("{ASIDE}{}", std::process::id()));
     let aside = PathBuf::from(aside);
     match fs::rename(path, &aside) {
         Ok(()) => {}
@@ -201,6 +231,17 @@ mod tests {
         place.remove_run().unwrap();
         let left = fs::read_dir(dir.path().join("containers")).unwrap();
         assert_eq!(left.count(), 0);
+        // What one left that was killed in between goes too, what one leaves that is at it stays.
+        let aside = |pid: &str| {
+            let id = place.run.file_name().unwrap().to_str().unwrap();
+            place.run.with_file_name(format!("{id}.removed-{pid}"))
+        };
+        let own = std::process::id().to_string();
+        for pid in ["0", &own] {
+            make_dir(&aside(pid).join("exec")).unwrap();
+        }
+        place.remove_asides().unwrap();
+        assert!(!aside("0").exists() && aside(&own).exists());
         let e = Place::new(dir.path(), dir.path(), "../x").unwrap_err();
         assert_eq!(e.kind(), Kind::Bug);
     }

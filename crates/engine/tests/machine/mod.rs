@@ -289,8 +289,15 @@ impl Machine {
 
     /// All containers go, and nothing of them stays.
     pub fn end(mut self) {
-        for id in self.lines(&["ps", "-aq"]) {
+        let groups = |id: &str| {
+            let root = PathBuf::from("/sys/fs/cgroup");
+            let all = fs::read_dir(&root).unwrap().flatten().map(|e| e.path());
+            all.chain([root])
+                .any(|dir| dir.join("unlade").join(id).exists())
+        };
+        for id in self.lines(&["ps", "-aq", "--no-trunc"]) {
             self.ok(&["rm", "-f", &id]);
+            assert!(!groups(&id), "the control group of {id}");
         }
         let count = |dir: &Path| fs::read_dir(dir).map_or(0, Iterator::count);
         for dir in ["containers", "netns", "runtime/runc"] {
