@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
 use super::{
-    containers, exchange, files, globals::Globals, images, inspect, mounts, networks, pull,
-    registries, system, values, volumes,
+    completion, containers, exchange, files, globals::Globals, images, inspect, man, mounts,
+    networks, pull, registries, system, values, volumes,
 };
 use crate::{image::Platform, source::Source};
 
@@ -74,6 +74,10 @@ pub(super) enum Command {
     Unpack(Box<UnpackArgs>),
     /// Decode a gzip file to standard output, with several threads if it is large.
     Gunzip(super::gunzip::GunzipArgs),
+    /// Print a script that lets a shell complete commands, flags and names.
+    Completion(completion::CompletionArgs),
+    /// Write manual pages, one for each command.
+    Man(man::ManArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 //! All that is printed is printed here; the use cases below are silent.
 
 mod args;
+mod completion;
 mod containers;
 mod each;
 mod echo;
@@ -16,6 +17,7 @@ mod images;
 mod input;
 mod inspect;
 mod lists;
+mod man;
 mod mounts;
 mod networks;
 mod out;
@@ -65,6 +67,9 @@ pub fn main() -> ExitCode {
         say_hint("this is a defect of unlade: please report it with the command and this message");
     }));
     let run = || {
+        if let Some(answered) = completion::answer() {
+            return answered.map_or(FAILED, |()| 0);
+        }
         let cli = match parse() {
             Ok(cli) => cli,
             Err(code) => return code,
@@ -76,6 +81,8 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Unpack(args) => run_unpack(&args),
             Command::Gunzip(args) => gunzip::run(&args),
+            Command::Completion(args) => told(completion::script(&args)),
+            Command::Man(args) => told(man::write(&args, grammar())),
             Command::Verb(verb) | Command::Container(containers::Container::Verb(verb)) => {
                 containers::main(&cli.globals, &verb)
             }
@@ -161,22 +168,31 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::Volume(c) => volumes::run(globals, c, &cancel),
         Command::Login(a) => registries::log_in(globals, a, &cancel),
         Command::Logout(a) => registries::log_out(a),
-        Command::Unpack(_) | Command::Gunzip(_) | Command::Verb(_) => {
-            Err(crate::error::Error::new(
-                crate::error::Kind::Bug,
-                "a command without a store was given one",
-            ))
-        }
+        Command::Unpack(_)
+        | Command::Gunzip(_)
+        | Command::Completion(_)
+        | Command::Man(_)
+        | Command::Verb(_) => Err(crate::error::Error::new(
+            crate::error::Kind::Bug,
+            "a command without a store was given one",
+        )),
     });
+    match (told(done), signals.received()) {
+        // Whatever failed first when the work was stopped.
+        (FAILED, Some(signal)) => signals::exit_code(signal),
+        (code, _) => code,
+    }
+}
+
+/// Says what failed, if anything did; the exit code.
+fn told(done: crate::error::Result<()>) -> u8 {
     let Err(e) = done else { return 0 };
     say(&e.to_string());
     if let Some(hint) = e.hint() {
         say_hint(hint);
     }
-    match (e.kind(), signals.received()) {
-        (crate::error::Kind::Bug, _) => INTERNAL,
-        // Whatever failed first when the work was stopped.
-        (_, Some(signal)) => signals::exit_code(signal),
+    match e.kind() {
+        crate::error::Kind::Bug => INTERNAL,
         _ => FAILED,
     }
 }
