@@ -12,11 +12,12 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::{
     Containers,
     finish::remove_cgroup,
-    place::{Place, delete, failed},
+    place::{ASIDE, Place, delete, delete_if_left, failed},
     record::{Record, Run, text},
 };
 use crate::{
     error::{Kind, Result},
+    shim::State,
     store::Stage,
 };
 
@@ -82,6 +83,45 @@ impl Containers<'_> {
             self.end_run(&record, &place)?;
         } else {
             self.end_unseen(&record, &place)?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what starts have set up whose commands were killed before they told a shim. Their
+    /// directories say which those are: while one is started it is locked, and later there is its
+    /// shim's state.
+    pub(super) fn recover_starts(&self) -> Result<()> {
+        for path in entries(&self.config.run_root.join("containers"))? {
+            let Some(id) = path.file_name().and_then(|n| n.to_str()) else {
+                continue;
+            };
+            if id.contains(ASIDE) {
+                delete_if_left(&path)?;
+                continue;
+            }
+            if !super::names::is_id(id) || State::is_in(&path) {
+                continue;
+            }
+            let place = self.place(id)?;
+            let Some(_locked) = place.lock_now()? else {
+                continue;
+            };
+            let record = match self.store.container(id) {
+                // Another graph driver's, or one that somebody removes.
+                Err(e) if e.kind() == Kind::NotFound => {
+                    if !self.store.container_exists(id)? {
+                        place.remove_run()?;
+                    }
+                    continue;
+                }
+                row => Record::parse(row?)?,
+            };
+            if record.stage == Stage::Created && !State::is_in(&path) {
+                tracing::info!(id, "a start that was cut off is undone");
+                self.stop_remains(&record, &place)?;
+                self.networks.detach(id)?;
+                self.end_unseen(&record, &place)?;
+            }
         }
         Ok(())
     }

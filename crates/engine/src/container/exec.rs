@@ -1,13 +1,13 @@
 //! Further processes in a container that runs.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{fs, os::fd::AsFd, path::Path, process::Stdio};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 
 use super::{
     Containers, Record, Refusal, Status, names,
-    place::{failed, make_dir},
+    place::{Locked, failed, lock_dir, lock_dir_now},
 };
 pub use crate::spec::ExecRequest;
 use crate::{
@@ -91,6 +91,9 @@ impl Containers<'_> {
         self.journal()
             .container(&format!("exec_start: {command}"), record, &more);
         let run = place.run.join("exec").join(&exec_id);
+        sweep(&place.run.join("exec"));
+        // As long as it is locked, or a shim is at work there, nobody sweeps it.
+        let locked: Locked = lock_dir(&run)?;
         if !request.tty && !ways.detach {
             let done = self.here(record, &process, &run, ways.interactive);
             let _ = fs::remove_dir_all(&run);
@@ -106,8 +109,6 @@ impl Containers<'_> {
             stdout: true,
             stderr: true,
         };
-        sweep(&place.run.join("exec"));
-        make_dir(&run)?;
         let exec = Exec {
             container: record.id.clone(),
             id: exec_id,
@@ -126,7 +127,11 @@ impl Containers<'_> {
             cleanup: Vec::new(),
             timeout_ms: 0,
         };
-        let outcome = shim::exec(self.config, &exec, &Fds::default())?;
+        let fds = Fds {
+            lock: Some(locked.as_fd()),
+            ..Fds::default()
+        };
+        let outcome = shim::exec(self.config, &exec, &fds)?;
         match outcome {
             Outcome::Started(_) if ways.detach => Ok(ExecEnd::Detached),
             Outcome::Started(started) => Ok(ExecEnd::Terminal(started.connection)),
@@ -148,7 +153,6 @@ impl Containers<'_> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
             .map_err(|e| Error::host("open the container's root", e))?;
-        use std::os::fd::AsFd;
         spec::user::resolve(root.as_fd(), &request.user, &[]).map(Some)
     }
 
@@ -160,7 +164,6 @@ impl Containers<'_> {
         run: &Path,
         interactive: bool,
     ) -> Result<ExecEnd> {
-        make_dir(run)?;
         let (file, log) = (run.join("process.json"), run.join("log"));
         fs::write(&file, process.to_string()).map_err(failed("write", &file))?;
         let runtime = self.runtime(&record.request.host_config.runtime)?;
@@ -198,11 +201,15 @@ impl Containers<'_> {
     }
 }
 
-/// Removes what shims of processes that have ended left: of one that is detached nobody else does.
+/// Removes what processes that have ended left: of one that is detached, and of one whose command
+/// was killed, nobody else does.
 fn sweep(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let run = entry.path();
-        if shim::State::look(&run).is_ok_and(|seen| seen.is_some_and(|s| !s.shim)) {
+        let Ok(Some(_locked)) = lock_dir_now(&run) else {
+            continue;
+        };
+        if shim::State::look(&run).is_ok_and(|seen| seen.is_none_or(|s| !s.shim)) {
             let _ = fs::remove_dir_all(&run);
         }
     }

@@ -57,6 +57,10 @@ impl Containers<'_> {
             return Ok(());
         }
         if record.request.host_config.auto_remove {
+            if record.stage == Stage::Created {
+                // Should this process be killed, the next command goes on.
+                self.store.set_container_stage(id, Stage::Removing)?;
+            }
             self.remove_parts(&record, true)?;
         } else if self.seen(id)?.is_some() {
             self.end_run(&record, &place)?;
@@ -219,7 +223,7 @@ impl Containers<'_> {
     }
 
     /// Takes up what killed processes and earlier boots have left. Costs a read where there is
-    /// nothing.
+    /// nothing, and a look at the directory of each run.
     ///
     /// # Errors
     /// If the host refuses.
@@ -261,7 +265,7 @@ impl Containers<'_> {
                 record.stage == Stage::Creating || record.request.host_config.auto_remove;
             self.remove_parts(&record, anonymous)?;
         }
-        Ok(())
+        self.recover_starts()
     }
 }
 

@@ -16,6 +16,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
+    os::fd::{AsFd, BorrowedFd},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -36,7 +37,13 @@ pub(super) struct Place {
 
 /// A container that nobody else starts, cleans up or removes meanwhile.
 #[derive(Debug)]
-pub(super) struct Locked(#[allow(dead_code, reason = "unlocks when dropped")] File);
+pub(super) struct Locked(File);
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Place {
     /// The directories of the container `id`.
@@ -64,38 +71,12 @@ impl Place {
 
     /// Waits until nobody else works on it, then makes the directory of its run if need be.
     pub(super) fn lock(&self) -> Result<Locked> {
-        self.try_lock(FlockOperation::LockExclusive)?
-            .ok_or_else(|| Error::new(Kind::Bug, "a lock that was waited for was not given"))
+        lock_dir(&self.run)
     }
 
     /// As [`Place::lock`]; `None` if somebody works on it.
     pub(super) fn lock_now(&self) -> Result<Option<Locked>> {
-        self.try_lock(FlockOperation::NonBlockingLockExclusive)
-    }
-
-    fn try_lock(&self, how: FlockOperation) -> Result<Option<Locked>> {
-        loop {
-            make_dir(&self.run)?;
-            let file = match File::open(&self.run) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                opened => opened.map_err(failed("open", &self.run))?,
-            };
-            match rustix::io::retry_on_intr(|| flock(&file, how)) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(e) => return Err(failed("lock", &self.run)(e.into())),
-            }
-            let same = |there: fs::Metadata| -> io::Result<bool> {
-                let ours = file.metadata()?;
-                Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-            };
-            match fs::symlink_metadata(&self.run).and_then(same) {
-                Ok(true) => return Ok(Some(Locked(file))),
-                Ok(false) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(failed("look at", &self.run)(e)),
-            }
-        }
+        lock_dir_now(&self.run)
     }
 
     /// Removes the directory of its run, under its lock.
@@ -116,7 +97,7 @@ impl Place {
 }
 
 /// What a name gets that is put aside to be deleted, before the number of who does it.
-const ASIDE: &str = ".removed-";
+pub(super) const ASIDE: &str = ".removed-";
 
 /// Deletes what killed processes had put aside of `path`.
 fn remove_asides(path: &Path) -> Result<()> {
@@ -137,6 +118,42 @@ fn remove_asides(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until nobody else works on a directory; makes it if need be.
+pub(super) fn lock_dir(dir: &Path) -> Result<Locked> {
+    try_lock(dir, FlockOperation::LockExclusive)?
+        .ok_or_else(|| Error::new(Kind::Bug, "a lock that was waited for was not given"))
+}
+
+/// As [`lock_dir`]; `None` if somebody works on it.
+pub(super) fn lock_dir_now(dir: &Path) -> Result<Option<Locked>> {
+    try_lock(dir, FlockOperation::NonBlockingLockExclusive)
+}
+
+fn try_lock(dir: &Path, how: FlockOperation) -> Result<Option<Locked>> {
+    loop {
+        make_dir(dir)?;
+        let file = match File::open(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(failed("open", dir))?,
+        };
+        match rustix::io::retry_on_intr(|| flock(&file, how)) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(e) => return Err(failed("lock", dir)(e.into())),
+        }
+        let same = |there: fs::Metadata| -> io::Result<bool> {
+            let ours = file.metadata()?;
+            Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+        };
+        match fs::symlink_metadata(dir).and_then(same) {
+            Ok(true) => return Ok(Some(Locked(file))),
+            Ok(false) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed("look at", dir)(e)),
+        }
+    }
 }
 
 /// Makes a directory that is nobody else's, and those above it.
@@ -165,6 +182,18 @@ fn remove_dir(path: &Path) -> Result<()> {
         Err(e) => return Err(failed("remove", path)(e)),
     }
     delete(&aside)
+}
+
+/// Deletes a directory that was moved aside, unless its removal is still at work, which has the
+/// lock that went with it.
+pub(super) fn delete_if_left(path: &Path) -> Result<()> {
+    let Ok(dir) = File::open(path) else {
+        return Ok(());
+    };
+    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => delete(path),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Deletes a tree that nobody finds any more.

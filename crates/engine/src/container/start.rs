@@ -128,9 +128,11 @@ impl Containers<'_> {
         if seen.is_some() {
             // A run that nobody has cleaned up.
             self.end_run(record, &place)?;
-            make_dir(&place.run)?;
+            // The directory has gone, and the lock with it.
+            drop(locked);
+            return self.start(record, begin);
         }
-        let done = self.begin(record, begin, &place);
+        let done = self.begin(record, begin, &place, &locked);
         if !matches!(done, Ok(Begun::Running(_))) {
             self.undo(record, &place, &done);
         }
@@ -138,7 +140,13 @@ impl Containers<'_> {
         done
     }
 
-    fn begin(&self, record: &Record, begin: &Begin, place: &Place) -> Result<Begun> {
+    fn begin(
+        &self,
+        record: &Record,
+        begin: &Begin,
+        place: &Place,
+        locked: &Locked,
+    ) -> Result<Begun> {
         let host = &record.request.host_config;
         let runtime = self.runtime(&host.runtime)?;
         // Joining another's /dev/shm needs a mount that the shim's namespace must have.
@@ -158,6 +166,7 @@ impl Containers<'_> {
         }
         let fds = Fds {
             rootfs: Some(ready.rootfs.as_fd()),
+            lock: Some(locked.as_fd()),
             stdio: None,
             held: &ready.held,
         };

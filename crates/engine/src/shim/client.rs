@@ -26,6 +26,9 @@ use crate::{
 pub struct Fds<'a> {
     /// The root's mount, not yet attached anywhere; `None` if the bundle's `rootfs` is there.
     pub rootfs: Option<BorrowedFd<'a>>,
+    /// The lock under which it is started. The shim keeps it until others can see it, so that
+    /// whoever comes after a client that was killed meanwhile waits for that.
+    pub lock: Option<BorrowedFd<'a>>,
     /// For [`Io::Passed`]: standard input, output and error.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// What the shim only has to keep open as long as the container is not over: sockets that
@@ -127,6 +130,7 @@ impl Shim {
         let request = Request::Launch {
             launch: Box::new(launch.clone()),
             rootfs: fds.rootfs.is_some(),
+            lock: fds.lock.is_some(),
             stdio,
         };
         self.begin(&request, fds, stdio)
@@ -140,13 +144,14 @@ impl Shim {
         let stdio = exec.io == Io::Passed;
         let request = Request::Exec {
             exec: Box::new(exec.clone()),
+            lock: fds.lock.is_some(),
             stdio,
         };
         self.begin(&request, fds, stdio)
     }
 
     fn begin(self, request: &Request, fds: &Fds<'_>, stdio: bool) -> Result<Outcome> {
-        let mut all: Vec<BorrowedFd<'_>> = fds.rootfs.into_iter().collect();
+        let mut all: Vec<BorrowedFd<'_>> = fds.rootfs.into_iter().chain(fds.lock).collect();
         match fds.stdio {
             Some(three) if stdio => all.extend(three),
             None if stdio => return Err(Error::new(Kind::Bug, "no streams were handed over")),

@@ -184,6 +184,11 @@ impl State {
         }))
     }
 
+    /// Whether a shim was there, in the directory of a run.
+    pub fn is_in(run: &Path) -> bool {
+        run.join(FILE).exists()
+    }
+
     /// Puts it in its place at once. An older one is exchanged, not replaced: ext4 waits for the
     /// disk when a file is renamed over another one, and not every `/run` is in memory.
     pub(super) fn write(&self, run: &Path) -> io::Result<()> {

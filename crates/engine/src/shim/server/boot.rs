@@ -83,20 +83,23 @@ fn boot() -> Result<Option<Server>> {
         return Ok(None);
     };
     let mut fds = fds.into_iter();
-    let (mut job, log, mounts, rootfs, stdio, restarts) = match request {
+    let (mut job, log, mounts, [rootfs, lock], stdio, restarts) = match request {
         Request::Launch {
             launch,
             rootfs,
+            lock,
             stdio,
         } => {
             let (mounts, restarts) = (launch.mounts, launch.restarts);
-            let rootfs = if rootfs { fds.next() } else { None };
+            let mut next = |there: bool| if there { fds.next() } else { None };
+            let first = [next(rootfs), next(lock)];
             let (job, log) = <(Job, Log)>::from(*launch);
-            (job, log, mounts, rootfs, stdio, restarts)
+            (job, log, mounts, first, stdio, restarts)
         }
-        Request::Exec { exec, stdio } => {
+        Request::Exec { exec, lock, stdio } => {
+            let lock = if lock { fds.next() } else { None };
             let job = Job::from(*exec);
-            (job, Log::None, Mounts::Host, None, stdio, 0)
+            (job, Log::None, Mounts::Host, [None, lock], stdio, 0)
         }
         _ => return Err(Error::new(Kind::Bug, "no shim begins with this")),
     };
@@ -155,7 +158,7 @@ fn boot() -> Result<Option<Server>> {
         Ok((listener, spaces)) => {
             server.listener = Some(listener);
             server.namespaces = spaces;
-            server.begin();
+            server.begin(lock);
         }
         Err(e) => server.refuse(125, format!("set up the container's shim: {e}")),
     }

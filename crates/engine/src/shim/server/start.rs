@@ -32,9 +32,10 @@ const WORDS: u64 = 64 << 10;
 const CONSOLE: &str = "console.sock";
 
 impl Server {
-    /// Starts it for the first time.
-    pub(super) fn begin(&mut self) {
+    /// Starts it for the first time. Until others can see this shim, they are kept off by `lock`.
+    pub(super) fn begin(&mut self, lock: Option<OwnedFd>) {
         self.save();
+        drop(lock);
         if let Err(e) = self.start() {
             self.refuse(125, e.to_string());
         }
