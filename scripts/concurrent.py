@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Many processes on one store: concurrent.py UNLADE WORK [--seconds N] [--seed S] [DRIVER...]
 
-Needs root, skopeo, docker-registry. DRIVER: default overlay and erofs. On each:
+Needs root, skopeo, docker-registry, busybox-static, runc. DRIVER: default overlay and erofs. On each:
 - two processes pull the same image at once: each layer is fetched once, and both succeed;
 - twenty pull images that share layers, one of them is killed: each layer is fetched once, but for
   what the killed one was at, and the others succeed;
-- for N seconds (default 60) several pull, are killed, tag, remove, prune and mount at random, while a
+- for N seconds (default 60) several pull, are killed, tag, remove, prune, mount and run at random, while a
   tag in the registry moves from image to image. Nothing fails but for what another has done
   (no such image, in use); every tree that is mounted is whole.
 In the end what is listed is what the order of the operations allows, every tree is whole, `system
@@ -21,7 +21,7 @@ from teststore import Unlade, Wrong, one_of
 # 20 images over 12 layers; each has the first, which is the largest share of what there is.
 SHARED = {"s%d" % n: [0, 1 + n % 4, 5 + n % 7] for n in range(20)}
 # What an operation may say of what another has done meanwhile.
-FINE = {"rmi": ["no such image", "is being used", "is in use"], "tag": ["no such image"], "mount": ["no such image", "there is no image"]}
+FINE = {"rmi": ["no such image", "is being used", "is in use"], "tag": ["no such image"], "mount": ["no such image", "there is no image"], "run": ["no such image", "there is no image"]}
 
 
 def layers_asked(registry, mark, layouts):
@@ -82,9 +82,11 @@ class Worker(threading.Thread):
             self.error = repr(e)
 
     def one(self):
-        what = self.random.choices(["pull", "kill", "rmi", "tag", "prune", "mount"], [8, 1, 4, 2, 1, 3])[0]
+        what = self.random.choices(["pull", "kill", "rmi", "tag", "prune", "mount", "run"], [8, 1, 4, 2, 1, 3, 3])[0]
         name = self.random.choice([*self.names, self.moving])
         args = {"pull": ["pull", "-q", name], "kill": ["pull", "-q", name], "rmi": ["rmi", name], "mount": ["image", "mount", name, self.at],
+                # The images have no programs.
+                "run": ["run", "--rm", "--pull", "never", "--network", "none", "-v", "/bin/busybox:/busybox:ro", name, "/busybox", "cat", "/shared"],
                 "tag": ["tag", name, "localhost/other:%d" % self.random.randrange(2)],
                 "prune": self.random.choice([["image", "prune", "-a", "-f"], ["system", "prune", "-f"]])}[what]
         start, p = time.time(), self.unlade.start(*args)
@@ -96,6 +98,8 @@ class Worker(threading.Thread):
         self.history.append((args[0] if what != "prune" else "prune", name, start, time.time(), done))
         if not done and what != "kill" and not any(e in err for e in FINE.get(what, [])):
             self.error = "%s: status %d, %s" % (" ".join(args), p.returncode, err.strip()[-500:])
+        if what == "run" and done and not any(out == "l%d" % n * 20 for n in range(12)):
+            self.error = "run: it says %r" % out[:100]
         if what == "mount" and done:
             try:
                 one_of(teststore.plain(teststore.treediff.facts(self.at)), self.trees, name)
@@ -145,8 +149,9 @@ def finish(unlade, trees, work, disk):
     unlade.must("image", "prune", "-a", "-f")
     unlade.must("system", "prune", "-f")
     unlade.must("system", "check")
-    if unlade.images() or unlade.leftovers() or unlade.census() or disk.mounts():
-        raise Wrong("left: %s" % [unlade.images(), unlade.leftovers(), unlade.census(), disk.mounts()])
+    left = [unlade.images(), unlade.leftovers(), unlade.census(), disk.mounts(), unlade.must("ps", "-aq")]
+    if any(left):
+        raise Wrong("left: %s" % left)
 
 
 def main(binary, work, *args):
