@@ -281,3 +281,33 @@ fn volumes_as_docker_shows_them() {
     assert_eq!(good(dir, &["volume", "rm", "again"]), "again\n");
     assert_eq!(good(dir, &["volume", "rm", "-f", "again"]), "again\n");
 }
+
+#[test]
+fn inspect_finds_networks_and_volumes() {
+    let temp = temp();
+    let dir = temp.path();
+    for (kind, names) in [("network", ["mine", "same"]), ("volume", ["data", "same"])] {
+        for name in names {
+            good(dir, &[kind, "create", name]);
+        }
+    }
+    for (kind, name) in [("network", "mine"), ("volume", "data")] {
+        let whole = good(dir, &[kind, "inspect", name]);
+        assert_eq!(good(dir, &["inspect", name]), whole);
+        assert_eq!(good(dir, &["inspect", "--type", kind, name]), whole);
+    }
+    let driver = ["inspect", "-f", "{{.Driver}}", "mine", "data"];
+    assert_eq!(good(dir, &driver), "bridge\nlocal\n");
+    // A network goes before a volume of its name.
+    assert_eq!(
+        good(dir, &["inspect", "-f", "{{.Driver}}", "same"]),
+        "bridge\n"
+    );
+    let volume = ["inspect", "--type", "volume", "-f", "{{.Driver}}", "same"];
+    assert_eq!(good(dir, &volume), "local\n");
+    for kind in ["container", "image", "volume"] {
+        assert!(bad(dir, &["inspect", "--type", kind, "mine"]).contains("hint: "));
+    }
+    let said = bad(dir, &["inspect", "nothing"]);
+    assert!(said.contains("No such object: nothing"), "{said}");
+}

@@ -38,7 +38,7 @@ pub(super) enum Command {
     Push(registries::PushArgs),
     /// List images.
     Images(images::ImagesArgs),
-    /// Show all details of containers and images.
+    /// Show all details of containers, images, networks and volumes.
     Inspect(inspect::InspectArgs),
     /// Show how an image came to be.
     History(images::HistoryArgs),

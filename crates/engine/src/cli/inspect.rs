@@ -1,10 +1,10 @@
-//! `unlade inspect`: containers first, then images.
+//! `unlade inspect`: docker's order: containers, images, networks, volumes.
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use unlade_unpack::Cancel;
 
-use super::{containers, each::each, globals::Globals, lists, out};
+use super::{containers, each::each, globals::Globals, lists, networks, out, volumes};
 use crate::{
     container,
     engine::Engine,
@@ -14,7 +14,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Names or ids of containers and images.
+    /// Names or ids of containers, images, networks and volumes.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
@@ -35,14 +35,18 @@ pub(super) struct InspectArgs {
 enum Type {
     Container,
     Image,
+    Network,
+    Volume,
 }
 
-/// A document of either.
+/// A document of any.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Document {
     Container(Box<container::Inspect>),
     Image(Box<image::inspect::Inspect>),
+    Network(Box<networks::Document>),
+    Volume(Box<volumes::Document>),
 }
 
 /// Prints all that are there, then fails for the first that is not.
@@ -54,18 +58,24 @@ pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) ->
 }
 
 fn one(engine: &Engine, name: &str, args: &InspectArgs) -> Result<Document> {
-    if args.r#type != Some(Type::Image) {
-        match containers::document(engine, name, args.size) {
-            Err(e) if e.kind() == Kind::NotFound && args.r#type.is_none() => {}
-            done => return done.map(|d| Document::Container(Box::new(d))),
+    let look = |kind| match kind {
+        Type::Container => {
+            containers::document(engine, name, args.size).map(|d| Document::Container(Box::new(d)))
+        }
+        Type::Image => engine.inspect(name).map(|d| Document::Image(Box::new(d))),
+        Type::Network => networks::document(engine, name).map(|d| Document::Network(Box::new(d))),
+        Type::Volume => volumes::document(engine, name).map(|d| Document::Volume(Box::new(d))),
+    };
+    if let Some(kind) = args.r#type {
+        return look(kind);
+    }
+    for kind in [Type::Container, Type::Image, Type::Network, Type::Volume] {
+        match look(kind) {
+            Err(e) if e.kind() == Kind::NotFound => {}
+            done => return done,
         }
     }
-    match engine.inspect(name) {
-        Err(e) if e.kind() == Kind::NotFound && args.r#type.is_none() => {
-            let m = format!("No such object: {}", image::json::show(name));
-            Err(Error::new(Kind::NotFound, m)
-                .with_hint("`unlade ps -a` and `unlade images` list what there is"))
-        }
-        done => done.map(|d| Document::Image(Box::new(d))),
-    }
+    let m = format!("No such object: {}", image::json::show(name));
+    Err(Error::new(Kind::NotFound, m)
+        .with_hint("`unlade ps -a`, `images`, `network ls` and `volume ls` list what there is"))
 }

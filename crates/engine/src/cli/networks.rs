@@ -379,15 +379,29 @@ pub(super) struct InspectArgs {
     format: Option<String>,
 }
 
+/// A network with who is in it, written as docker's `network inspect` does.
+#[derive(Debug)]
+pub(super) struct Document(Network, Vec<Endpoint>);
+
+impl Serialize for Document {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        shown(&self.0, &self.1).serialize(s)
+    }
+}
+
+/// The document of a network.
+pub(super) fn document(engine: &Engine, name: &str) -> Result<Document> {
+    let networks = engine.networks();
+    let network = networks.find(name)?;
+    let members = networks.members(&network)?;
+    Ok(Document(network, members))
+}
+
 /// Prints all that are there, then fails for the first that is not.
 fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
-    let networks = engine(globals, cancel)?.networks();
-    let (found, done) = each(&args.networks, |name| {
-        let network = networks.find(name)?;
-        Ok((networks.members(&network)?, network))
-    });
-    let documents: Vec<Shown<'_>> = found.iter().map(|(m, n)| shown(n, m)).collect();
-    out::text(&lists::inspect(&documents, args.format.as_deref())?)?;
+    let engine = engine(globals, cancel)?;
+    let (found, done) = each(&args.networks, |name| document(&engine, name));
+    out::text(&lists::inspect(&found, args.format.as_deref())?)?;
     done
 }
 

@@ -17,6 +17,7 @@ use super::{
     template::Value,
 };
 use crate::{
+    engine::Engine,
     error::{Error, Kind, Result},
     volume::{NewVolume, Volume},
 };
@@ -187,12 +188,26 @@ pub(super) struct InspectArgs {
     format: Option<String>,
 }
 
+/// A volume, written as docker's `volume inspect` does.
+#[derive(Debug)]
+pub(super) struct Document(Volume);
+
+impl Serialize for Document {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        shown(&self.0).serialize(s)
+    }
+}
+
+/// The document of a volume.
+pub(super) fn document(engine: &Engine, name: &str) -> Result<Document> {
+    engine.volumes().find(name).map(Document)
+}
+
 /// Prints all that are there, then fails for the first that is not.
 fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
-    let volumes = globals.engine(cancel)?.volumes();
-    let (found, done) = each(&args.volumes, |name| volumes.find(name));
-    let documents: Vec<Shown<'_>> = found.iter().map(shown).collect();
-    out::text(&lists::inspect(&documents, args.format.as_deref())?)?;
+    let engine = globals.engine(cancel)?;
+    let (found, done) = each(&args.volumes, |name| document(&engine, name));
+    out::text(&lists::inspect(&found, args.format.as_deref())?)?;
     done
 }
 
