@@ -3,11 +3,15 @@
 
 use std::{
     fs,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
 };
 
+use rustix::{
+    fs::{AtFlags, FileType, statat},
+    io::Errno,
+};
 use unlade_graph::driver::MountOf;
 
 use super::{
@@ -213,6 +217,7 @@ impl Containers<'_> {
         let root = || {
             let snapshot = Self::snapshot(&record.id)?;
             let rootfs = self.driver.mount(MountOf::Snapshot(&snapshot))?;
+            plain_directories(rootfs.as_fd())?;
             let user = &request.config.user;
             let user = spec::user::resolve(rootfs.as_fd(), user, &request.host_config.group_add)?;
             let mounts = &record.facts.mounts;
@@ -425,4 +430,26 @@ pub(super) fn init(request: &Request) -> Result<Option<PathBuf>> {
         )
         .with_hint("install catatonit or tini")
     })
+}
+
+/// Where a runtime mounts and makes things for every container. Where one is a symbolic link,
+/// a runtime may follow it on the host: runc 1.1.5 makes the links of `/dev` there
+/// (CVE-2026-41579).
+fn plain_directories(root: BorrowedFd<'_>) -> Result<()> {
+    for name in ["dev", "proc", "sys"] {
+        match statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
+            Err(Errno::NOENT) => {}
+            Ok(_) => {
+                let m = format!("/{name} of the container's root is not a directory");
+                return Err(Error::new(Kind::BadInput, m).with_hint(
+                    "no container of such an image is started: it would be set up on the host",
+                ));
+            }
+            Err(e) => {
+                return Err(Error::host(format!("look at /{name} of the root"), e));
+            }
+        }
+    }
+    Ok(())
 }
