@@ -123,7 +123,7 @@ def numbers(text, what, last, first=None):
 
 def log_files(u, id):
     at = "%s/containers/%s" % (u.root, id)
-    return ["%s/%s" % (at, f) for f in boxes.listed(at)]
+    return ["%s/%s" % (at, f) for f in boxes.listed(at) if ".log" in f]
 
 
 def flood(u, n, r, containers, lines):

@@ -8,6 +8,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::atomic::{AtomicU8, Ordering},
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -225,7 +227,7 @@ fn old_overlay(layout: &Layout, what: &Overlay<'_>) -> Result<OwnedFd> {
     };
     let target = format!("{}/mnt", place.fd().as_raw_fd());
     let source = what.source;
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let worker = scope.spawn(|| -> Result<OwnedFd, Errno> {
             sys::unshare_working_directory()?;
             let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -306,12 +308,28 @@ pub fn attach(mount: BorrowedFd<'_>, path: &Path) -> Result<()> {
         .map_err(|e| Error::host(format!("mount on `{}`", path.display()), e))
 }
 
-/// Unmounts what is mounted on `path`.
+/// How often, and after how long, a mount that is in use is tried again.
+const BUSY_TRIES: u32 = 40;
+const BUSY_WAIT: Duration = Duration::from_millis(20);
+
+/// Unmounts what is mounted on `path`. What is in use is waited for, a second at most.
 ///
 /// # Errors
 /// If nothing is, or it is in use.
 pub fn unmount(path: &Path) -> Result<()> {
-    unmount_path(path, UnmountFlags::NOFOLLOW).map_err(|e| {
+    // Who makes a mount namespace of his own, as every start of a container does, holds all mounts
+    // for a moment.
+    let mut tries = BUSY_TRIES;
+    let done = loop {
+        match unmount_path(path, UnmountFlags::NOFOLLOW) {
+            Err(Errno::BUSY) if tries > 0 => {
+                tries -= 1;
+                thread::sleep(BUSY_WAIT);
+            }
+            done => break done,
+        }
+    };
+    done.map_err(|e| {
         let error = Error::host(format!("unmount `{}`", path.display()), e);
         match e {
             Errno::INVAL => error.with_hint("nothing is mounted there"),
