@@ -4,6 +4,7 @@ mod blobs;
 mod documents;
 mod images;
 mod registries;
+mod specs;
 mod tars;
 
 /// Inputs by target.
@@ -18,6 +19,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("pax", tars::pax_headers()),
         ("registry_texts", registries::all()),
         ("sparse", tars::sparse()),
+        ("spec", specs::all()),
         ("tar_reader", tars::reader()),
         ("zstd", blobs::zstd()),
     ]
