@@ -113,6 +113,13 @@ class Boxes(teststore.Unlade):
         run(["tar", "-C", tree, "-cf", work + "/box.tar", "."])
         self.must("import", work + "/box.tar", "box", "-c", 'CMD ["true"]')
 
+    def leave(self):
+        """Removes the control groups above those of containers, which runtimes leave."""
+        for at in glob.glob("/sys/fs/cgroup/%s" % self.group) + glob.glob("/sys/fs/cgroup/*/%s" % self.group):
+            # One hierarchy may have several names.
+            if os.path.isdir(at):
+                os.rmdir(at)
+
     def words(self, verb, *flags, network="none", command=("true",)):
         return [verb, "--network", network, "--cgroup-parent", self.group, *flags, "box", *command]
 

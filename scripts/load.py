@@ -349,6 +349,8 @@ def main(binary, work, *args):
                 u("rm", "-f", "-v", *left)
             before = u.census_of_containers()
     u.must("system", "check")
+    if not bad:
+        u.leave()
     run(["rm", "-rf", "--one-file-system", work])
     print("load: %d scenes in %d s, %d failures" % (runs, time.time() - began, bad))
     return 1 if bad or not runs else 0
