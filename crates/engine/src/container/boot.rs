@@ -310,8 +310,6 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
-    use unlade_unpack::{Algorithm, Digest};
-
     use super::*;
 
     #[test]
@@ -332,17 +330,7 @@ mod tests {
             ..Run::default()
         };
         let due = |policy: &str, most: i64, run: Option<&Run>| {
-            let mut record = Record {
-                id: "a".repeat(64),
-                name: "n".into(),
-                created: 0,
-                image: Digest::of(Algorithm::Sha256, b""),
-                request: Default::default(),
-                facts: Default::default(),
-                stage: Stage::Created,
-                abandoned: false,
-                run: run.cloned(),
-            };
+            let mut record = Record::sample(run.cloned());
             let wanted = &mut record.request.host_config.restart_policy;
             (wanted.name, wanted.maximum_retry_count) = (policy.to_owned(), most);
             is_due(&record, "now")

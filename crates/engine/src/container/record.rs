@@ -126,3 +126,21 @@ impl Record {
 pub(super) fn text<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))
 }
+
+#[cfg(test)]
+impl Record {
+    /// One that has run so.
+    pub(super) fn sample(run: Option<Run>) -> Self {
+        Self {
+            id: "a".repeat(64),
+            name: "n".into(),
+            created: 0,
+            image: Digest::of(unlade_unpack::Algorithm::Sha256, b""),
+            request: Request::default(),
+            facts: Facts::default(),
+            stage: Stage::Created,
+            abandoned: false,
+            run,
+        }
+    }
+}

@@ -183,24 +183,8 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use unlade_unpack::{Algorithm, Digest};
-
     use super::*;
     use crate::shim::{Process, State};
-
-    fn record(run: Option<Run>) -> Record {
-        Record {
-            id: "a".repeat(64),
-            name: "n".into(),
-            created: 0,
-            image: Digest::of(Algorithm::Sha256, b""),
-            request: Default::default(),
-            facts: Default::default(),
-            stage: Stage::Created,
-            abandoned: false,
-            run,
-        }
-    }
 
     fn seen(status: At, shim: bool, init: bool) -> Seen {
         let process = Process { pid: 7, start: 1 };
@@ -222,7 +206,7 @@ mod tests {
     #[test]
     fn states() {
         let of = |run: Option<Run>, seen: Option<Seen>| {
-            let v = View::of(&record(run), seen.as_ref(), "now");
+            let v = View::of(&Record::sample(run), seen.as_ref(), "now");
             (v.status, v.pid, v.exit_code)
         };
         let ran = |boot: &str, code| Run {
@@ -270,7 +254,7 @@ mod tests {
         assert_eq!(of(open(), Some(paused)), (Status::Paused, 7, 0));
         let removing = Record {
             stage: Stage::Removing,
-            ..record(None)
+            ..Record::sample(None)
         };
         assert_eq!(View::of(&removing, None, "now").status, Status::Removing);
         // One that could not be started never ran.
