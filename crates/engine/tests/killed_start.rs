@@ -12,16 +12,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use machine::{Machine, can_run, until};
-
-const PROGRAMS: [&str; 6] = [
-    "busybox",
-    "runc",
-    "ip",
-    "iptables",
-    "netavark",
-    "aardvark-dns",
-];
+use machine::{Machine, NETWORKED, can_run, until};
 
 /// A configuration whose shim is a script; `$REAL` is the real one, `$RUN` the run root.
 fn config(m: &Machine, script: &str) -> PathBuf {
@@ -50,7 +41,7 @@ fn count(dir: &Path) -> usize {
 
 #[test]
 fn what_a_killed_start_has_set_up_goes() {
-    if !can_run("what_a_killed_start_has_set_up_goes", &PROGRAMS) {
+    if !can_run("what_a_killed_start_has_set_up_goes", &NETWORKED) {
         return;
     }
     let m = Machine::new();
@@ -97,7 +88,7 @@ fn what_a_killed_start_has_set_up_goes() {
 /// What a shim was told is done, however late it comes to it, and other commands let it.
 #[test]
 fn a_shim_that_was_told_goes_on() {
-    if !can_run("a_shim_that_was_told_goes_on", &PROGRAMS) {
+    if !can_run("a_shim_that_was_told_goes_on", &NETWORKED) {
         return;
     }
     let m = Machine::new();
@@ -127,7 +118,7 @@ fn a_shim_that_was_told_goes_on() {
 /// What a process in a container has in its directory is there as long as its command.
 #[test]
 fn what_a_killed_exec_has_left_goes() {
-    if !can_run("what_a_killed_exec_has_left_goes", &PROGRAMS) {
+    if !can_run("what_a_killed_exec_has_left_goes", &NETWORKED) {
         return;
     }
     let m = Machine::new();

@@ -8,7 +8,7 @@ mod machine;
 use std::fs;
 
 use common::text;
-use machine::{Machine, can_run};
+use machine::{Machine, NETWORKED, can_run};
 use serde_json::Value;
 
 fn lose(m: &Machine) {
@@ -22,15 +22,7 @@ fn lose(m: &Machine) {
 
 #[test]
 fn containers_and_networks_are_there_again() {
-    let programs = [
-        "busybox",
-        "runc",
-        "ip",
-        "iptables",
-        "netavark",
-        "aardvark-dns",
-    ];
-    if !can_run("containers_and_networks_are_there_again", &programs) {
+    if !can_run("containers_and_networks_are_there_again", &NETWORKED) {
         return;
     }
     let m = Machine::new();

@@ -6,21 +6,13 @@ mod machine;
 
 use std::fs;
 
-use machine::{Machine, can_run, kill, lives, until};
+use machine::{Machine, NETWORKED, can_run, kill, lives, until};
 
 const PORT: u16 = 8080;
 
 #[test]
 fn a_published_port_is_taken_as_long_as_it_runs() {
-    let programs = [
-        "busybox",
-        "runc",
-        "ip",
-        "iptables",
-        "netavark",
-        "aardvark-dns",
-    ];
-    if !can_run("a_published_port_is_taken_as_long_as_it_runs", &programs) {
+    if !can_run("a_published_port_is_taken_as_long_as_it_runs", &NETWORKED) {
         return;
     }
     let m = Machine::new();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::text;
-use machine::{Machine, can_run, kill, lives, until};
+use machine::{Machine, NETWORKED, can_run, kill, lives, until};
 
 #[test]
 fn policies_run_once_after_a_reboot() {
@@ -205,15 +205,7 @@ fn a_start_that_fails_is_tried_once() {
 
 #[test]
 fn networks_after_a_reboot() {
-    let programs = [
-        "busybox",
-        "runc",
-        "ip",
-        "iptables",
-        "netavark",
-        "aardvark-dns",
-    ];
-    if !can_run("networks_after_a_reboot", &programs) {
+    if !can_run("networks_after_a_reboot", &NETWORKED) {
         return;
     }
     let mut m = Machine::new();

@@ -27,36 +27,6 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> String {
     path.display().to_string()
 }
 
-/// Members of a tar file: content, or the target of a symbolic link.
-enum Member {
-    Data(Vec<u8>),
-    Link(String),
-}
-
-fn archive(members: &[(String, Member)]) -> Vec<u8> {
-    let mut b = tar::Builder::new(Vec::new());
-    for (name, member) in members {
-        let mut h = tar::Header::new_gnu();
-        h.set_mode(0o644);
-        match member {
-            Member::Data(bytes) => {
-                h.set_size(bytes.len() as u64);
-                b.append_data(&mut h, name, &bytes[..]).unwrap();
-            }
-            Member::Link(target) => {
-                h.set_entry_type(tar::EntryType::Symlink);
-                h.set_size(0);
-                b.append_link(&mut h, name, target).unwrap();
-            }
-        }
-    }
-    b.into_inner().unwrap()
-}
-
-fn data(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> (String, Member) {
-    (name.into(), Member::Data(bytes.into()))
-}
-
 /// What `docker save` wrote before version 25; the base layer is there twice, once as a link.
 fn old_docker(layers: &[Layer], tags: &Value) -> Vec<(String, Member)> {
     let config = config(layers, "linux", "amd64").to_string();

@@ -6,7 +6,7 @@ use unlade_engine::{archive::Format, error::Kind};
 
 use crate::{
     common::*,
-    support::{Member, Members, archive, data, loaded, old_docker, saved, to_save},
+    support::{Members, loaded, old_docker, saved, to_save},
 };
 
 #[test]

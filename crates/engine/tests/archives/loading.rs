@@ -5,7 +5,7 @@ use unlade_engine::error::Kind;
 
 use crate::{
     common::*,
-    support::{archive, data, from_dir, loaded, old_docker},
+    support::{from_dir, loaded, old_docker},
 };
 
 #[test]

@@ -187,36 +187,6 @@ pub(crate) fn checks(got: &[LoadedImage], images: &[ImageToSave]) {
 
 pub(crate) type Members = Vec<(String, Member)>;
 
-/// Members of a tar file: content, or the target of a symbolic link.
-pub(crate) enum Member {
-    Data(Vec<u8>),
-    Link(String),
-}
-
-pub(crate) fn archive(members: &[(String, Member)]) -> Vec<u8> {
-    let mut b = tar::Builder::new(Vec::new());
-    for (name, member) in members {
-        let mut h = tar::Header::new_gnu();
-        h.set_mode(0o644);
-        match member {
-            Member::Data(bytes) => {
-                h.set_size(bytes.len() as u64);
-                b.append_data(&mut h, name, &bytes[..]).unwrap();
-            }
-            Member::Link(target) => {
-                h.set_entry_type(tar::EntryType::Symlink);
-                h.set_size(0);
-                b.append_link(&mut h, name, target).unwrap();
-            }
-        }
-    }
-    b.into_inner().unwrap()
-}
-
-pub(crate) fn data(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> (String, Member) {
-    (name.into(), Member::Data(bytes.into()))
-}
-
 pub(crate) fn big_layer() -> Layer {
     let text = "0123456789abcdef".repeat(200_000);
     Layer::plain(&[("big", &text)])

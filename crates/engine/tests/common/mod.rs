@@ -58,6 +58,38 @@ pub fn tar(entries: &[(&str, &str)]) -> Vec<u8> {
     b.into_inner().unwrap()
 }
 
+/// Members of a tar file: content, or the target of a symbolic link.
+pub enum Member {
+    Data(Vec<u8>),
+    Link(String),
+}
+
+/// A tar file of these.
+pub fn archive(members: &[(String, Member)]) -> Vec<u8> {
+    let mut b = tar::Builder::new(Vec::new());
+    for (name, member) in members {
+        let mut h = tar::Header::new_gnu();
+        h.set_mode(0o644);
+        match member {
+            Member::Data(bytes) => {
+                h.set_size(bytes.len() as u64);
+                b.append_data(&mut h, name, &bytes[..]).unwrap();
+            }
+            Member::Link(target) => {
+                h.set_entry_type(tar::EntryType::Symlink);
+                h.set_size(0);
+                b.append_link(&mut h, name, target).unwrap();
+            }
+        }
+    }
+    b.into_inner().unwrap()
+}
+
+/// A member with content.
+pub fn data(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> (String, Member) {
+    (name.into(), Member::Data(bytes.into()))
+}
+
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     e.write_all(bytes).unwrap();

@@ -327,6 +327,16 @@ impl Drop for Machine {
     }
 }
 
+/// What containers on a network of their own need.
+pub const NETWORKED: [&str; 6] = [
+    "busybox",
+    "runc",
+    "ip",
+    "iptables",
+    "netavark",
+    "aardvark-dns",
+];
+
 pub fn can_run(test: &str, programs: &[&str]) -> bool {
     if skip_unless_root(test) {
         return false;
