@@ -410,10 +410,12 @@ pub(super) fn runtime_facts(runtime: &Runtime) -> RuntimeFacts {
         Flavor::Runc => RuntimeFacts {
             time_namespace: version >= (1, 2),
             recursive_read_only: version >= (1, 1),
+            seccomp_program: false,
         },
         Flavor::Crun => RuntimeFacts {
             time_namespace: false,
             recursive_read_only: version >= (1, 4),
+            seccomp_program: true,
         },
     }
 }

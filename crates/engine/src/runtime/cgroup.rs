@@ -119,7 +119,8 @@ impl Cgroup {
         self.v2
     }
 
-    /// Removes it, with the groups below that have no processes. What is not there is fine.
+    /// Removes it, with the groups below that have no processes. What is not there is fine. So is
+    /// a plain directory: crun makes one where a hierarchy is not mounted.
     ///
     /// # Errors
     /// `EBUSY` if it has processes.
@@ -132,15 +133,19 @@ impl Cgroup {
 }
 
 fn remove(dir: &Path, depth: u32) -> io::Result<()> {
-    match rustix::fs::unlinkat(CWD, dir, rustix::fs::AtFlags::REMOVEDIR) {
+    let plain = match rustix::fs::unlinkat(CWD, dir, rustix::fs::AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::BUSY) if depth > 0 => {}
+        Err(Errno::BUSY) if depth > 0 => false,
+        // Never of a control group, whose files go with it.
+        Err(Errno::NOTEMPTY) if depth > 0 => true,
         Err(e) => return Err(e.into()),
-    }
+    };
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             remove(&entry.path(), depth - 1)?;
+        } else if plain {
+            fs::remove_file(entry.path())?;
         }
     }
     match rustix::fs::unlinkat(CWD, dir, rustix::fs::AtFlags::REMOVEDIR) {
@@ -161,6 +166,17 @@ mod tests {
         let group = Cgroup::at("/unlade/x").unwrap();
         assert!(group.dir("memory").ends_with("unlade/x"));
         assert_eq!(group.oom_kills(), None);
+    }
+
+    #[test]
+    fn a_plain_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = dir.path().join("id");
+        fs::create_dir_all(group.join("below")).unwrap();
+        fs::write(group.join("cgroup.procs"), "1").unwrap();
+        fs::write(group.join("below/cgroup.procs"), "").unwrap();
+        remove(&group, MAX_DEPTH).unwrap();
+        assert!(!group.exists() && dir.path().exists());
     }
 
     /// As root on a host that lets it.

@@ -174,7 +174,10 @@ pub fn assemble(
     linux.set_rootfs_propagation(mounts::propagation(&mounts).map(str::to_owned));
     notes.set("linux.rootfsPropagation", Origin::User, "-v, --mount");
     linux.set_mount_label(mount_label);
-    linux.set_seccomp(seccomp::assemble(&given, mode, &mut notes, &mut warnings)?);
+    let filter = seccomp::assemble(&given, mode, &mut notes, &mut warnings)?;
+    let program = filter.as_ref().filter(|_| place.runtime.seccomp_program);
+    let program = program.and_then(|f| seccomp::program(f, host));
+    linux.set_seccomp(filter);
     notes.set("ociVersion", Origin::Default, "");
     notes.set("root", Origin::Engine, "");
     notes.given("root.readonly", h.readonly_rootfs, "--read-only");
@@ -201,7 +204,18 @@ pub fn assemble(
         .map_err(bug)?;
     spec.set_hostname(Some(hostname).filter(|_| place.uts == Ns::New));
     // Labels are not annotations: a runtime acts on those.
-    let annotations: HashMap<String, String> = h.annotations.clone().into_iter().collect();
+    let mut annotations: HashMap<String, String> = h.annotations.clone().into_iter().collect();
+    if let Some(program) = program
+        && !annotations.contains_key(seccomp::PROGRAM)
+    {
+        let path = format!("annotations[{}]", seccomp::PROGRAM);
+        notes.set(
+            path,
+            Origin::Host,
+            "the runtime takes a compiled linux.seccomp",
+        );
+        annotations.insert(seccomp::PROGRAM.to_owned(), program);
+    }
     spec.set_annotations(Some(annotations).filter(|a| !a.is_empty()));
     Ok(Assembled {
         spec,

@@ -162,6 +162,8 @@ pub struct RuntimeFacts {
     pub time_namespace: bool,
     /// Binds that are read-only all the way down (`rro`): runc from 1.1, crun from 1.4.
     pub recursive_read_only: bool,
+    /// Compiled seccomp filters in an annotation: crun.
+    pub seccomp_program: bool,
 }
 
 /// What rules that an image carries may do.

@@ -2,8 +2,10 @@
 //!
 //! A profile (Docker's format, [`profile`]) is resolved for one container's capabilities, this
 //! architecture and kernel; the engine's own is in [`builtin`]. A profile that an image carries
-//! can take away from it ([`narrow`]).
+//! can take away from it ([`narrow`]). Where the runtime takes it, the filter is compiled here
+//! ([`bpf`]).
 
+mod bpf;
 mod builtin;
 mod intervals;
 mod narrow;
@@ -14,6 +16,7 @@ use oci_spec::runtime::{Arch, LinuxSeccomp};
 use self::profile::{Facts, Profile};
 use super::{
     explain::{Notes, Origin},
+    host::HostFacts,
     place::ImageSecurity,
     process::Given,
     security::{MAX_PROFILE, SECCOMP_LABEL, Seccomp},
@@ -90,6 +93,17 @@ fn own(facts: &Facts<'_>, x32: bool) -> Result<LinuxSeccomp> {
         filter.set_architectures(architectures);
     }
     Ok(filter)
+}
+
+/// What crun takes a compiled filter from, in base64, instead of compiling the spec's own: crun(1).
+pub(super) const PROGRAM: &str = "run.oci.seccomp_bpf_data";
+
+/// The value of [`PROGRAM`]; `None` where the runtime has to compile `filter`.
+pub(super) fn program(filter: &LinuxSeccomp, host: &HostFacts) -> Option<String> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let here = host.arch == "amd64" && cfg!(target_arch = "x86_64");
+    let program = here.then(|| bpf::compile(filter)).flatten()?;
+    Some(STANDARD.encode(program))
 }
 
 fn from_label(text: &str, facts: &Facts<'_>) -> Result<LinuxSeccomp> {

@@ -17,7 +17,7 @@ fn caps(text: &str) -> Names {
         .collect()
 }
 
-fn resolve(text: &str, given: &str, arch: &str, kernel: (u32, u32)) -> LinuxSeccomp {
+pub(super) fn resolve(text: &str, given: &str, arch: &str, kernel: (u32, u32)) -> LinuxSeccomp {
     let caps = caps(given);
     let facts = Facts {
         caps: &caps,
@@ -27,11 +27,11 @@ fn resolve(text: &str, given: &str, arch: &str, kernel: (u32, u32)) -> LinuxSecc
     Profile::parse(text).unwrap().resolve(&facts).unwrap()
 }
 
-fn own(given: &str, arch: &str) -> LinuxSeccomp {
+pub(super) fn own(given: &str, arch: &str) -> LinuxSeccomp {
     own_where(given, arch, true)
 }
 
-fn own_where(given: &str, arch: &str, x32: bool) -> LinuxSeccomp {
+pub(super) fn own_where(given: &str, arch: &str, x32: bool) -> LinuxSeccomp {
     let caps = caps(given);
     let facts = Facts {
         caps: &caps,
