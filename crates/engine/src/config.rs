@@ -102,7 +102,7 @@ pub struct Registry {
 }
 
 /// How containers get a network.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Network {
     /// The program that makes interfaces and firewall rules. Default: `netavark` where
@@ -112,6 +112,20 @@ pub struct Network {
     pub aardvark_dns: Option<PathBuf>,
     /// What networks get their subnets from, as `172.16.0.0/12 by 16`. Default: Docker's.
     pub address_pools: Vec<String>,
+    /// Whether the bridge of the default network, and the firewall's rules for it, stay when the
+    /// last container leaves, as Docker's do. Default: they do.
+    pub keep_bridge: bool,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            netavark: None,
+            aardvark_dns: None,
+            address_pools: Vec::new(),
+            keep_bridge: true,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -20,13 +20,15 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// What runs in it, in one line.
+    /// What runs in it, in one line, arguments with blanks between quotes, as docker's list has it.
     pub fn command(&self) -> String {
         let (path, args) = path_and_args(&self.record.request.config);
         let mut line = path;
         for arg in args {
-            line.push(' ');
-            line.push_str(&arg);
+            match arg.contains(' ') {
+                true => line.push_str(&format!(" '{arg}'")),
+                false => line.push_str(&format!(" {arg}")),
+            }
         }
         line
     }

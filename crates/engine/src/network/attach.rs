@@ -12,7 +12,7 @@ use super::{
     hold,
     netavark::{Job, Verb},
     netns, ports,
-    record::is_name,
+    record::{DEFAULT, is_name},
     settings::{EndpointState, NetworkSettings},
     state::{Joined, State},
 };
@@ -214,33 +214,55 @@ impl Networks {
             Err(e) if e.kind() == Kind::Integrity => None,
             Err(e) => return Err(e),
         };
-        let mut failed = None;
-        if let Some(state) = &state {
-            // Without the program its rules would stay, and nobody would know of them.
-            self.programs.netavark()?;
-            // netavark 1 wants a namespace even where there is none to clear.
-            if !netns.exists() {
-                netns::create(&netns)?;
+        let done = match &state {
+            Some(state) if self.bridge_stays(state) => {
+                let mut all = state.joined.iter().map(|j| &j.endpoint.interface);
+                all.try_for_each(|name| netns::remove_interface(&netns, name))
             }
-            for joined in &state.joined {
-                let mut done = self.netavark(Verb::Teardown, state, joined);
-                if half && done.is_err() && self.netavark(Verb::Setup, state, joined).is_ok() {
-                    done = self.netavark(Verb::Teardown, state, joined);
-                }
-                if let Err(e) = done {
-                    failed.get_or_insert(e);
-                }
-            }
-        }
+            Some(state) => self.tear_down(state, half)?,
+            None => Ok(()),
+        };
         netns::remove(&netns)?;
         self.store.networks(false, |tx| tx.forget(id))?;
         self.places.forget(id)?;
         self.places.forget_half(id);
         // It complains of what is not there any more; all that was there is gone all the same.
-        if let Some(e) = failed {
+        if let Err(e) = done {
             tracing::debug!(error = %e, id, "netavark complains about a teardown");
         }
         Ok(())
+    }
+}
+
+impl Networks {
+    /// Has netavark undo all that it did; its first complaint is in the inner result.
+    fn tear_down(&self, state: &State, half: bool) -> Result<Result<()>> {
+        // Without the program its rules would stay, and nobody would know of them.
+        self.programs.netavark()?;
+        let netns = self.places.netns(&state.id);
+        // netavark 1 wants a namespace even where there is none to clear.
+        if !netns.exists() {
+            netns::create(&netns)?;
+        }
+        let mut result = Ok(());
+        for joined in &state.joined {
+            let mut done = self.netavark(Verb::Teardown, state, joined);
+            if half && done.is_err() && self.netavark(Verb::Setup, state, joined).is_ok() {
+                done = self.netavark(Verb::Teardown, state, joined);
+            }
+            result = result.and(done.map(drop));
+        }
+        Ok(result)
+    }
+
+    /// Whether its interfaces and its namespace are all that has to go. netavark takes the bridge and the rules of a
+    /// network away with the last container, call by call of `iptables`; those of the default
+    /// network are wanted again by the next one. What a container alone has there, its ports and
+    /// its names, is netavark's to undo, as is what was not done to its end.
+    fn bridge_stays(&self, state: &State) -> bool {
+        let whole = !state.settings.sandbox_id.is_empty();
+        let plain = |j: &Joined| j.network.name == DEFAULT && !j.network.dns && !j.publishes;
+        self.config.keep_bridge && whole && state.joined.iter().all(plain)
     }
 }
 

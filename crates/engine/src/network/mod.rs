@@ -18,6 +18,7 @@ pub mod files;
 pub mod flag;
 mod hold;
 mod ipam;
+mod link;
 mod manage;
 mod netavark;
 mod netns;

@@ -1,9 +1,12 @@
 //! Network namespaces that stay without a process: files on which they are mounted.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::Path,
     thread,
 };
@@ -11,8 +14,10 @@ use std::{
 use rustix::{
     io::Errno,
     mount::{UnmountFlags, mount_bind, unmount},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
+use super::link;
 use crate::{
     error::{Error, Kind, Result},
     sys,
@@ -41,19 +46,11 @@ pub(super) fn create(path: &Path) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o444);
     options.open(path).map_err(failed("make the file", path))?;
-    // The namespace is that of a thread which ends right away, and so no other code runs in it.
-    let thread = thread::scope(|scope| {
-        let make = || -> io::Result<()> {
-            sys::unshare_network()?;
-            Ok(mount_bind("/proc/thread-self/ns/net", path)?)
-        };
-        let thread = thread::Builder::new().name("netns".to_owned());
-        thread
-            .spawn_scoped(scope, make)?
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")))
+    let made = apart(|| {
+        sys::unshare_network()?;
+        Ok(mount_bind("/proc/thread-self/ns/net", path)?)
     });
-    if let Err(e) = thread {
+    if let Err(e) = made {
         let _ = fs::remove_file(path);
         let e = failed("make the network namespace", path)(e);
         return Err(match rustix::process::geteuid().is_root() {
@@ -63,6 +60,30 @@ pub(super) fn create(path: &Path) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Does `f` in a thread that ends right after it, so that no other code runs in the namespace that
+/// it goes to.
+fn apart(f: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".to_owned());
+        let done = thread.spawn_scoped(scope, f)?.join();
+        done.unwrap_or_else(|_| Err(io::Error::other("the thread in it panicked")))
+    })
+}
+
+/// Removes an interface of the namespace at `path`, in which processes may still be. A namespace
+/// or an interface that is not there is fine.
+pub(super) fn remove_interface(path: &Path, name: &str) -> Result<()> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file.map_err(failed("open the network namespace", path))?,
+    };
+    apart(|| {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(link::remove(name)?)
+    })
+    .map_err(failed("remove the interface in", path))
 }
 
 /// Removes the namespace at `path`; whether there was one. It lives on as long as processes are

@@ -14,7 +14,7 @@ use crate::{
 #[test]
 fn the_default_bridge_with_ports() {
     isolated(|| {
-        let world = World::new(&config::Network::default());
+        let world = World::new(&tidy());
         let nets = &world.networks;
         let mut request = on("default", &["80", "127.0.0.1:0:81/udp", "127.0.0.1::80"]);
         nets.check(&mut request).unwrap();
@@ -87,9 +87,47 @@ fn the_default_bridge_with_ports() {
 }
 
 #[test]
-fn names_resolve_and_networks_are_apart() {
+fn the_default_bridge_stays() {
     isolated(|| {
         let world = World::new(&config::Network::default());
+        let nets = &world.networks;
+        let links = || run("ip", &["-o", "link"]);
+        let rules = || run("iptables", &["-t", "nat", "-S"]);
+        let plain = on("default", &[]);
+        let mut first = None;
+        for _ in 0..2 {
+            let a = nets.attach(&who(A, "web"), &plain).unwrap();
+            let netns = world.netns(A);
+            serve(&netns, 80, "web");
+            // The same place again, which the host reaches.
+            let address: IpAddr = a.settings.ip_address.parse().unwrap();
+            assert_eq!(*first.get_or_insert(address), address);
+            assert_eq!(ask((address, 80)).as_deref(), Some("web"));
+            nets.detach(A).unwrap();
+            assert!(!netns.exists() && nets.attached(A).unwrap().is_none());
+            assert!(links().contains("unlade0"), "{}", links());
+            assert!(rules().contains("-s 172.17.0.0/16"), "{}", rules());
+        }
+        // What is one container's alone goes with it.
+        let a = nets
+            .attach(&who(A, "web"), &on("default", &["80"]))
+            .unwrap();
+        assert!(rules().contains("--to-destination"), "{}", rules());
+        nets.detach(A).unwrap();
+        drop(a);
+        assert!(!rules().contains("--to-destination"), "{}", rules());
+        // So do other networks.
+        nets.create(&called("mine")).unwrap();
+        nets.attach(&who(A, "web"), &on("mine", &[])).unwrap();
+        nets.detach(A).unwrap();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn names_resolve_and_networks_are_apart() {
+    isolated(|| {
+        let world = World::new(&tidy());
         let nets = &world.networks;
         let one = nets.create(&called("one")).unwrap();
         nets.create(&called("two")).unwrap();
@@ -161,7 +199,7 @@ fn names_resolve_and_networks_are_apart() {
 #[test]
 fn addresses_as_asked() {
     isolated(|| {
-        let world = World::new(&config::Network::default());
+        let world = World::new(&tidy());
         let nets = &world.networks;
         let new = NewNetwork {
             name: "dual".to_owned(),
@@ -220,7 +258,7 @@ fn addresses_as_asked() {
 #[test]
 fn many_at_once() {
     isolated(|| {
-        let world = World::new(&config::Network::default());
+        let world = World::new(&tidy());
         let nets = &world.networks;
         nets.create(&called("mine")).unwrap();
         let ids: Vec<String> = (0..16).map(|n| format!("{n:064x}")).collect();

@@ -63,7 +63,6 @@ const fn insn(code: u16, k: u32) -> Insn {
 
 /// An architecture that filters of this machine are made for.
 struct Abi {
-    name: Arch,
     /// `AUDIT_ARCH_…`.
     token: u32,
     number: fn(&str) -> Option<u32>,
@@ -73,14 +72,12 @@ struct Abi {
 }
 
 static X86_64: Abi = Abi {
-    name: Arch::ScmpArchX86_64,
     token: 0xc000_003e,
     number: |name| Some(syscalls::x86_64::Sysno::from_str(name).ok()? as u32),
     gathered: &[],
     wide: true,
 };
 static X86: Abi = Abi {
-    name: Arch::ScmpArchX86,
     token: 0x4000_0003,
     number: |name| Some(syscalls::x86::Sysno::from_str(name).ok()? as u32),
     gathered: &[

@@ -1,0 +1,61 @@
+//! Taking one interface away, as netavark's teardown does, by a message to the kernel (rtnetlink(7)).
+
+use std::os::fd::OwnedFd;
+
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice::name_to_index,
+        recv, send, socket_with,
+    },
+};
+
+/// `RTM_DELLINK`.
+const DELETE_LINK: u16 = 17;
+/// `NLM_F_REQUEST` and `NLM_F_ACK`.
+const ACKNOWLEDGED: u16 = 0x1 | 0x4;
+/// `NLMSG_ERROR`: with 0 it is an acknowledgement.
+const ANSWER: u16 = 2;
+/// Of `struct nlmsghdr` and `struct ifinfomsg` together, in bytes.
+const LENGTH: u32 = 16 + 16;
+
+/// Removes the interface `name` of the calling thread's network namespace, with its other end
+/// elsewhere. One that is not there is fine.
+pub(super) fn remove(name: &str) -> Result<(), Errno> {
+    let socket: OwnedFd = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        // NETLINK_ROUTE is 0.
+        None,
+    )?;
+    let index = match name_to_index(&socket, name) {
+        Err(Errno::NODEV) => return Ok(()),
+        index => index?,
+    };
+    let mut message = Vec::new();
+    message.extend(LENGTH.to_ne_bytes());
+    message.extend(DELETE_LINK.to_ne_bytes());
+    message.extend(ACKNOWLEDGED.to_ne_bytes());
+    // Its sequence number and sender, then the family and type of the interface: none.
+    message.extend([0; 8 + 4]);
+    message.extend(index.to_ne_bytes());
+    // No flags are changed.
+    message.extend([0; 8]);
+    send(&socket, &message, SendFlags::empty())?;
+    let mut answer = [0; 1024];
+    let (length, _) = recv(&socket, &mut answer, RecvFlags::empty())?;
+    match answer.get(..length) {
+        Some([_, _, _, _, a, b, _, _, _, _, _, _, _, _, _, _, rest @ ..])
+            if u16::from_ne_bytes([*a, *b]) == ANSWER =>
+        {
+            let code = rest.first_chunk().map_or(0, |c| i32::from_ne_bytes(*c));
+            match code {
+                0 => Ok(()),
+                code if code == -libc::ENODEV => Ok(()),
+                code => Err(Errno::from_raw_os_error(-code)),
+            }
+        }
+        _ => Err(Errno::PROTO),
+    }
+}
