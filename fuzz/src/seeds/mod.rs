@@ -6,6 +6,7 @@ mod images;
 mod registries;
 mod specs;
 mod tars;
+mod templates;
 
 /// Inputs by target.
 pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
@@ -21,6 +22,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("sparse", tars::sparse()),
         ("spec", specs::all()),
         ("tar_reader", tars::reader()),
+        ("template", templates::all()),
         ("zstd", blobs::zstd()),
     ]
 }

@@ -84,6 +84,12 @@ pub(crate) fn ellipsis(text: &str, width: usize) -> String {
     short
 }
 
+/// Labels in one field of a table.
+pub(crate) fn labels(labels: &BTreeMap<String, String>) -> String {
+    let each = labels.iter().map(|(k, v)| format!("{k}={v}"));
+    each.collect::<Vec<_>>().join(",")
+}
+
 /// What `--filter` asked for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filters(BTreeMap<String, BTreeSet<String>>);

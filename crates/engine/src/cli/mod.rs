@@ -60,6 +60,15 @@ const FAILED: u8 = 1;
 /// Exit code for a defect of unlade.
 const INTERNAL: u8 = 125;
 
+/// What `--format TEMPLATE` prints of a document.
+///
+/// # Errors
+/// Of kind [`Kind::BadInput`](crate::error::Kind::BadInput), for text that is no template or asks
+/// for what is not there.
+pub fn by_template(template: &str, document: serde_json::Value) -> crate::error::Result<String> {
+    template::Template::parse(template)?.render_value(&document.into())
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {

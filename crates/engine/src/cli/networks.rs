@@ -172,12 +172,6 @@ pub(super) struct LsArgs {
     quiet: bool,
 }
 
-/// Labels in one field.
-pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
-    let each = labels.iter().map(|(k, v)| format!("{k}={v}"));
-    each.collect::<Vec<_>>().join(",")
-}
-
 /// A time as Go's `Time.String` writes it.
 fn created(text: &str) -> String {
     let Ok(time) = text.parse::<Timestamp>() else {
@@ -237,7 +231,8 @@ fn row(network: &Network, whole: bool) -> Vec<(&'static str, Value)> {
         ("IPv4", Value::text("true")),
         ("IPv6", Value::text(network.ipv6.to_string())),
         ("Internal", Value::text(network.internal.to_string())),
-        ("Labels", Value::text(labels(&network.labels))),
+        ("Label", Value::labels(&network.labels)),
+        ("Labels", Value::text(human::labels(&network.labels))),
         ("CreatedAt", Value::text(created(&network.created))),
     ]
 }

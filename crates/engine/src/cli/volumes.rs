@@ -11,7 +11,7 @@ use super::{
     globals::Globals,
     human::{self, Filters},
     lists,
-    networks::{labels, pairs},
+    networks::pairs,
     out,
     table::{Columns, List},
     template::Value,
@@ -144,7 +144,8 @@ fn row(volume: &Volume) -> Vec<(&'static str, Value)> {
         ("Name", Value::text(&volume.name)),
         ("Scope", Value::text("local")),
         ("Mountpoint", Value::text(&volume.mountpoint)),
-        ("Labels", Value::text(labels(&volume.labels))),
+        ("Label", Value::labels(&volume.labels)),
+        ("Labels", Value::text(human::labels(&volume.labels))),
     ];
     // Of swarms, or of `system df` alone.
     let others = ["Links", "Size", "Availability", "Group", "Status"];

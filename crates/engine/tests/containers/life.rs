@@ -54,6 +54,15 @@ fn a_container_lives_and_is_seen() {
             .trim(),
             "one box running k=v"
         );
+        let format = "table {{.Label \"k\"}}\\t{{.Platform}}\\t{{slice .ID 0 4}}{{.Label \"no\"}}";
+        let shown = h.ok(&["ps", "--format", format]);
+        let words: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        let platform = h.ok(&["image", "inspect", "-f", "{{.Os}}/{{.Architecture}}", "box"]);
+        assert_eq!(words[1], ["v", platform.trim(), &id[..4]], "{shown}");
+        assert_eq!(words[0][..2], ["k", "PLATFORM"], "{shown}");
         for (filter, lines) in [
             ("name=on", 1),
             ("name=two", 0),
@@ -165,6 +174,19 @@ fn a_container_lives_and_is_seen() {
             "--format",
             "{{.Action}}",
         ]);
+        let format =
+            "{{.ID}} {{.Status}} {{.Type}} {{.Actor.Attributes.name}} {{gt .TimeNano .Time}}";
+        let pause = [
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            "0s",
+            "-f",
+            "event=pause",
+        ];
+        let pause = h.ok(&[&pause[..], &["--format", format]].concat());
+        assert_eq!(pause, format!("{id} pause container one true\n"));
         for action in [
             "create", "start", "pause", "unpause", "update", "rename", "kill", "die", "stop",
             "restart",

@@ -36,6 +36,7 @@ const COLUMNS: Columns = Columns {
         ("Mounts", "MOUNTS"),
         ("Names", "NAMES"),
         ("Networks", "NETWORKS"),
+        ("Platform", "PLATFORM"),
         ("Ports", "PORTS"),
         ("RunningFor", "CREATED"),
         ("Size", "SIZE"),
@@ -298,10 +299,7 @@ fn row<'a>(
             human::ellipsis(text, width)
         }
     };
-    let labels: Vec<String> = Containers::labels(record)
-        .iter()
-        .map(|(k, v)| format!("{k}={v}"))
-        .collect();
+    let labels = Containers::labels(record);
     let points = containers.points(record);
     let mounts: Vec<String> = points
         .iter()
@@ -342,11 +340,13 @@ fn row<'a>(
             }),
         ),
         ("Image", Value::text(image(engine, listed, whole)?)),
-        ("Labels", Value::text(labels.join(","))),
+        ("Label", Value::labels(labels)),
+        ("Labels", Value::text(human::labels(labels))),
         ("LocalVolumes", Value::text(local.to_string())),
         ("Mounts", Value::text(mounts.join(","))),
         ("Names", Value::text(&*record.name)),
         ("Networks", Value::text(networks.join(","))),
+        ("Platform", Value::platform(&record.facts.platform)),
         ("Ports", Value::text(status::ports(&settings, listed))),
         ("RunningFor", Value::text(human::ago(created, now))),
         ("Size", Value::text(size)),

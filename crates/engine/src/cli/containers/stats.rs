@@ -85,14 +85,14 @@ pub(super) fn stats(
     let containers = engine.containers()?;
     signals.go(Goes::Ends);
     let mut before = Vec::new();
-    for (record, asked) in wanted(&containers, args)? {
+    for (record, name) in wanted(&containers, args)? {
         match containers.stats(&record) {
             Ok(stats) => before.push(Before {
                 id: record.id.clone(),
                 stats,
                 at: Instant::now(),
             }),
-            Err(e) if asked && e.kind() != Kind::Conflict => return Err(e),
+            Err(e) if name.is_some() && e.kind() != Kind::Conflict => return Err(e),
             Err(_) => {}
         }
     }
@@ -100,13 +100,13 @@ pub(super) fn stats(
     loop {
         let mut list = List::new(&COLUMNS, args.format.as_deref(), false)?;
         let mut next = Vec::new();
-        for (record, _) in wanted(&containers, args)? {
+        for (record, name) in wanted(&containers, args)? {
             let stats = containers.stats(&record).ok();
             if stats.is_none() && !args.all && args.names.is_empty() {
                 continue;
             }
             let last = before.iter().find(|b| b.id == record.id);
-            list.row(row(&record, stats, last, args))?;
+            list.row(row(&record, name, stats, last, args))?;
             if let Some(stats) = stats {
                 next.push(Before {
                     id: record.id,
@@ -129,19 +129,22 @@ pub(super) fn stats(
     }
 }
 
-/// The containers, and whether they were asked for by name.
-fn wanted(containers: &Containers<'_>, args: &StatsArgs) -> Result<Vec<(Record, bool)>> {
+/// The containers, and the names by which they were asked for.
+fn wanted<'a>(
+    containers: &Containers<'_>,
+    args: &'a StatsArgs,
+) -> Result<Vec<(Record, Option<&'a str>)>> {
     if !args.names.is_empty() {
         return args
             .names
             .iter()
-            .map(|n| Ok((containers.find(n)?, true)))
+            .map(|n| Ok((containers.find(n)?, Some(&**n))))
             .collect();
     }
     let all = containers.list()?.into_iter();
     Ok(all
         .filter(|l| args.all || l.view.is_running())
-        .map(|l| (l.record, false))
+        .map(|l| (l.record, None))
         .collect())
 }
 
@@ -162,6 +165,7 @@ fn binary(bytes: u64) -> String {
 
 fn row<'a>(
     record: &Record,
+    name: Option<&str>,
     stats: Option<Stats>,
     before: Option<&Before>,
     args: &StatsArgs,
@@ -188,16 +192,19 @@ fn row<'a>(
     vec![
         ("BlockIO", shown(pair(known.read, known.written))),
         ("CPUPerc", shown(format!("{cpu:.2}%"))),
-        ("Container", Value::text(id)),
+        ("Container", Value::text(name.unwrap_or(id))),
         ("ID", Value::text(id)),
         ("MemPerc", shown(format!("{memory:.2}%"))),
         (
             "MemUsage",
-            shown(format!(
-                "{} / {}",
-                binary(known.memory),
-                binary(known.memory_limit)
-            )),
+            match stats {
+                Some(_) => shown(format!(
+                    "{} / {}",
+                    binary(known.memory),
+                    binary(known.memory_limit)
+                )),
+                None => Value::text("-- / --"),
+            },
         ),
         ("Name", Value::text(&*record.name)),
         ("NetIO", shown(pair(known.net_in, known.net_out))),

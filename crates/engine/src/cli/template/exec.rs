@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{
     func::{self, Param},
-    parse::{Branch, Command, Node, Pipe, Term, TermKind},
+    tree::{Branch, Command, Node, Pipe, Term, TermKind},
     value::{Kind, Value},
 };
 
@@ -240,13 +240,16 @@ impl State {
         match &first.kind {
             TermKind::Function(name) => self.call(name, command, dot, last),
             TermKind::Nil => fail(first, "nil is not a command"),
-            TermKind::Field(names) | TermKind::Chain(_, names) if has_args => {
-                let name = names.last().map_or("", |n| n);
-                fail(first, format!("{name} is not a method but has arguments"))
+            TermKind::Field(names) if has_args => {
+                self.method(dot.clone(), names, command, dot, last)
             }
-            TermKind::Variable(_, names) if has_args && !names.is_empty() => {
-                let name = names.last().map_or("", |n| n);
-                fail(first, format!("{name} is not a method but has arguments"))
+            TermKind::Chain(inner, names) if has_args => {
+                let of = self.term(inner, dot)?;
+                self.method(of, names, command, dot, last)
+            }
+            TermKind::Variable(name, names) if has_args && !names.is_empty() => {
+                let of = self.variable(name, first)?;
+                self.method(of, names, command, dot, last)
             }
             _ if has_args => fail(
                 first,
@@ -272,16 +275,55 @@ impl State {
                 self.call(name, &command, dot, None)?
             }
             TermKind::Field(names) => fields(dot.clone(), names, term)?,
-            TermKind::Variable(name, names) => {
-                let found = self.variables.iter().rev().find(|(n, _)| n == name);
-                let Some((_, value)) = found else {
-                    return fail(term, format!("undefined variable: {name}"));
-                };
-                fields(value.clone(), names, term)?
-            }
+            TermKind::Variable(name, names) => fields(self.variable(name, term)?, names, term)?,
             TermKind::Chain(inner, names) => fields(self.term(inner, dot)?, names, term)?,
             TermKind::Pipe(pipe) => self.pipe(pipe, dot)?,
         })
+    }
+
+    fn variable(&self, name: &str, term: &Term) -> Ran<Value> {
+        match self.variables.iter().rev().find(|(n, _)| n == name) {
+            Some((_, value)) => Ok(value.clone()),
+            None => fail(term, format!("undefined variable: {name}")),
+        }
+    }
+
+    /// What the last of `names`, in `of`, gives for the arguments of `command`.
+    fn method(
+        &mut self,
+        of: Value,
+        names: &[String],
+        command: &Command,
+        dot: &Value,
+        last: Option<Value>,
+    ) -> Ran<Value> {
+        let first = &command.args[0];
+        let Some((name, before)) = names.split_last() else {
+            return fail(first, "nothing is called");
+        };
+        let of = fields(of, before, first)?;
+        let is_row = matches!(&of, Value::Object(o) if matches!(o.kind, Kind::Row(_)));
+        let given = command.args.len() - 1 + usize::from(last.is_some());
+        let want = match field(of, name, first)? {
+            Value::Method(method) if given == 1 => {
+                let (value, blamed) = match (command.args.get(1), last) {
+                    (Some(term), _) => (self.term(term, dot)?, term),
+                    (None, last) => (last.unwrap_or(Value::Missing), first),
+                };
+                return Ok(match fit(value, Param::Text, blamed)? {
+                    Value::Str(text) => method.call(&text),
+                    other => other,
+                });
+            }
+            Value::Method(_) => 1,
+            // Docker's rows consist of methods.
+            _ if is_row => 0,
+            _ => {
+                return fail(first, format!("{name} is not a method but has arguments"));
+            }
+        };
+        let m = format!("wrong number of args for {name}: want {want} got {given}");
+        fail(first, m)
     }
 
     fn call(
@@ -395,6 +437,10 @@ fn fit(value: Value, param: Param, term: &Term) -> Ran<Value> {
 fn fields(mut value: Value, names: &[String], term: &Term) -> Ran<Value> {
     for name in names {
         value = field(value, name, term)?;
+        if let Value::Method(_) = value {
+            let m = format!("wrong number of args for {name}: want 1 got 0");
+            return fail(term, m);
+        }
     }
     Ok(value)
 }
@@ -420,7 +466,9 @@ fn field(value: Value, name: &str, term: &Term) -> Ran<Value> {
     }
     let message = match object.kind {
         Kind::Map => return Ok(Value::Missing),
-        Kind::Document | Kind::Struct => format!("map has no entry for key {name:?}"),
+        Kind::Document | Kind::Struct | Kind::Platform => {
+            format!("map has no entry for key {name:?}")
+        }
         Kind::Row(of) => format!("can't evaluate field {name} in type {of}"),
     };
     let there: Vec<&str> = object.fields.iter().take(40).map(|(k, _)| &**k).collect();

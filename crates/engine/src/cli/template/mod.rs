@@ -7,9 +7,11 @@
 mod exec;
 mod func;
 mod lex;
+mod literal;
 mod parse;
 mod printf;
 mod ser;
+mod tree;
 mod value;
 
 use serde::Serialize;
@@ -27,7 +29,7 @@ const MAX_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     text: String,
-    nodes: Vec<parse::Node>,
+    nodes: Vec<tree::Node>,
 }
 
 impl Template {
@@ -74,7 +76,9 @@ impl Template {
         let fields = headers
             .iter()
             .map(|(field, header)| ((*field).into(), Value::text(header)));
-        let header = Value::object(value::Kind::Map, fields.collect());
+        // Docker has it in every header, whether rows have labels or not.
+        let label = ("Label".into(), Value::Method(value::Method::Heading));
+        let header = Value::object(value::Kind::Map, fields.chain([label]).collect());
         self.run(&header, true)
     }
 

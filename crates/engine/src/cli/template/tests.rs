@@ -147,6 +147,74 @@ fn anything_that_serde_can_write() {
     assert_eq!(e.hint(), Some("there are: b"));
 }
 
+/// What docker 28.2.2 said of `ps --format`.
+#[test]
+fn rows_with_labels() {
+    let labels = [("com.x.my-key", "v1"), ("b", "2")];
+    let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let row = Value::row(
+        "container",
+        vec![
+            ("ID", Value::text("aa")),
+            ("Label", Value::labels(&labels)),
+            ("Platform", Value::platform("linux/arm/v7")),
+        ],
+    );
+    let show = |text: &str| -> Result<String, String> {
+        let done = Template::parse(text).and_then(|t| t.render_value(&row));
+        done.map_err(|e| e.message().to_owned())
+    };
+    for (template, want) in [
+        (r#"{{.Label "com.x.my-key"}}|{{.Label "none"}}"#, "v1|"),
+        (r#"{{"b" | .Label}}{{$.Label "b"}}{{(.).Label "b"}}"#, "222"),
+        (r#"{{upper (.Label "com.x.my-key") | printf "%s!"}}"#, "V1!"),
+        (
+            r#"{{if .Label "b"}}b{{end}}{{with .Label "c"}}c{{end}}"#,
+            "b",
+        ),
+        ("{{.Platform}}", "linux/arm/v7"),
+        (
+            "{{json .}}",
+            r#"{"ID":"aa","Platform":{"architecture":"arm","os":"linux","variant":"v7"}}"#,
+        ),
+    ] {
+        assert_eq!(show(template).as_deref(), Ok(want), "{template}");
+    }
+    for (template, want) in [
+        ("{{.Label}}", "wrong number of args for Label: want 1 got 0"),
+        ("{{.Label 3}}", "expected string; found 3"),
+        (
+            r#"{{.Label "b" "c"}}"#,
+            "wrong number of args for Label: want 1 got 2",
+        ),
+        (
+            r#"{{.ID "b"}}"#,
+            "wrong number of args for ID: want 0 got 1",
+        ),
+    ] {
+        let e = show(template).unwrap_err();
+        assert!(e.ends_with(&format!(">: {want}")), "{template}: {e}");
+    }
+    let table = Template::parse("{{.ID}}\t{{upper (.Label \"com.x.my-key\")}}").unwrap();
+    let header = table.render_header(&[("ID", "CONTAINER ID")]).unwrap();
+    assert_eq!(header, "CONTAINER ID\tmy key");
+}
+
+#[test]
+fn fields_by_the_names_of_json_and_go() {
+    let row = json!({"id": "aa", "timeNano": 7, "Id": 1});
+    let Value::Object(o) = Value::from(row) else {
+        unreachable!()
+    };
+    let data = Value::object(Kind::Struct, o.fields.clone());
+    let show = |text: &str| Template::parse(text).unwrap().render_value(&data);
+    assert_eq!(
+        show("{{.id}}{{.Id}}{{.TimeNano}}{{.timeNano}}").unwrap(),
+        "aa177"
+    );
+    assert!(show("{{.timenano}}").is_err());
+}
+
 #[test]
 fn bounded() {
     let deep = format!("{}1{}", "(".repeat(200), ")".repeat(200));

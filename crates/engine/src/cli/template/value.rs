@@ -1,6 +1,6 @@
 //! What templates see: values as Go has them, with what Go's printing depends on.
 
-use std::{fmt, rc::Rc};
+use std::{collections::BTreeMap, fmt, rc::Rc};
 
 use serde::{Serialize, ser::SerializeMap};
 
@@ -29,6 +29,29 @@ pub(crate) enum Value {
     NilMap,
     /// Fields with values.
     Object(Rc<Object>),
+    /// What has a value only with an argument.
+    Method(Method),
+}
+
+/// A field that takes a text: `{{.Label "key"}}`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Method {
+    /// The value of that label, or nothing.
+    Labels(Rc<BTreeMap<String, String>>),
+    /// The header of a column of such labels.
+    Heading,
+}
+
+impl Method {
+    pub(super) fn call(&self, text: &str) -> Value {
+        match self {
+            Self::Labels(labels) => Value::text(labels.get(text).map_or("", |v| v)),
+            Self::Heading => {
+                let last = text.rsplit('.').next().unwrap_or(text);
+                Value::text(last.replace(['-', '_'], " "))
+            }
+        }
+    }
 }
 
 /// Fields with values.
@@ -51,6 +74,8 @@ pub(crate) enum Kind {
     Document,
     /// A row of a table; the name is for messages.
     Row(&'static str),
+    /// A platform, which prints as `os/architecture`.
+    Platform,
 }
 
 impl Value {
@@ -63,6 +88,19 @@ impl Value {
     pub(crate) fn row(name: &'static str, fields: Vec<(&str, Value)>) -> Self {
         let fields = fields.into_iter().map(|(k, v)| (Rc::from(k), v));
         Self::object(Kind::Row(name), fields.collect())
+    }
+
+    /// The field `Label` of a row.
+    pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Self {
+        Self::Method(Method::Labels(Rc::new(labels.clone())))
+    }
+
+    /// A platform that is written as `os/architecture`.
+    pub(crate) fn platform(text: &str) -> Self {
+        let names = ["os", "architecture", "variant"];
+        let fields = names.iter().zip(text.split('/'));
+        let fields = fields.map(|(k, v)| (Rc::from(*k), Self::text(v)));
+        Self::object(Kind::Platform, fields.collect())
     }
 
     /// An object; all but structures are sorted by key.
@@ -83,6 +121,7 @@ impl Value {
             Self::Str(s) => !s.is_empty(),
             Self::List(l) => !l.is_empty(),
             Self::Object(o) => o.kind != Kind::Map || !o.fields.is_empty(),
+            Self::Method(_) => true,
         }
     }
 
@@ -100,7 +139,9 @@ impl Value {
                 Kind::Struct => "struct",
                 Kind::Row(name) => name,
                 Kind::Map | Kind::Document => "map[string]interface {}",
+                Kind::Platform => "platform",
             },
+            Self::Method(_) => "func(string) string",
         }
     }
 
@@ -122,11 +163,15 @@ impl Object {
     /// The value of a field.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
         match self.kind {
-            Kind::Struct => self
-                .fields
-                .iter()
-                .find(|(k, _)| &**k == key)
-                .map(|(_, v)| v),
+            Kind::Struct => {
+                let find = |fits: &dyn Fn(&str) -> bool| {
+                    let field = self.fields.iter().find(|(k, _)| fits(k));
+                    field.map(|(_, v)| v)
+                };
+                // Docker takes Go's names of fields too, which differ by case alone: ID and Id.
+                let exported = key.starts_with(|c: char| c.is_ascii_uppercase());
+                find(&|k| k == key).or_else(|| find(&|k| exported && k.eq_ignore_ascii_case(key)))
+            }
             _ => {
                 let at = self.fields.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
                 self.fields.get(at).map(|(_, v)| v)
@@ -159,9 +204,12 @@ impl From<serde_json::Value> for Value {
 impl Serialize for Value {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Missing | Self::Nil | Self::Empty | Self::NilList | Self::NilMap => {
-                s.serialize_unit()
-            }
+            Self::Missing
+            | Self::Nil
+            | Self::Empty
+            | Self::NilList
+            | Self::NilMap
+            | Self::Method(_) => s.serialize_unit(),
             Self::Bool(b) => s.serialize_bool(*b),
             Self::Int(n) => s.serialize_i64(*n),
             Self::Float(n) => s.serialize_f64(*n),
@@ -169,7 +217,10 @@ impl Serialize for Value {
             Self::List(list) => s.collect_seq(list.iter()),
             Self::Object(o) => {
                 let mut map = s.serialize_map(None)?;
-                for (key, value) in o.fields.iter().filter(|(_, v)| *v != Self::Empty) {
+                for (key, value) in &o.fields {
+                    if matches!(value, Self::Empty | Self::Method(_)) {
+                        continue;
+                    }
                     map.serialize_entry(&**key, value)?;
                 }
                 map.end()
@@ -184,7 +235,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing | Self::Nil => f.write_str("<nil>"),
-            Self::Empty => Ok(()),
+            Self::Empty | Self::Method(_) => Ok(()),
             Self::Bool(b) => write!(f, "{b}"),
             Self::Int(n) => write!(f, "{n}"),
             Self::Float(n) => f.write_str(&super::printf::float(*n)),
@@ -199,10 +250,18 @@ impl fmt::Display for Value {
                 }
                 f.write_str("]")
             }
+            Self::Object(o) if o.kind == Kind::Platform => {
+                let parts = ["os", "architecture", "variant"].map(|name| o.get(name));
+                for (n, part) in parts.into_iter().flatten().enumerate() {
+                    write!(f, "{}{part}", if n > 0 { "/" } else { "" })?;
+                }
+                Ok(())
+            }
             Self::Object(o) => {
                 let is_struct = o.kind == Kind::Struct;
                 f.write_str(if is_struct { "{" } else { "map[" })?;
-                for (n, (key, value)) in o.fields.iter().enumerate() {
+                let shown = (o.fields.iter()).filter(|(_, v)| !matches!(v, Self::Method(_)));
+                for (n, (key, value)) in shown.enumerate() {
                     let space = if n > 0 { " " } else { "" };
                     f.write_str(space)?;
                     if !is_struct {
