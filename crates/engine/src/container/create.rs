@@ -157,12 +157,7 @@ impl Containers<'_> {
         let mut options = RwOptions::default();
         options.ephemeral = record.request.host_config.auto_remove;
         self.driver.create_rw(&snapshot, layers, &options)?;
-        let mut others: Vec<(String, Vec<Planned>)> = Vec::new();
-        for from in &record.request.host_config.volumes_from {
-            let (name, mode) = from.split_once(':').unwrap_or((from, ""));
-            let other = self.find(name)?;
-            others.push((mode.to_owned(), other.facts.mounts));
-        }
+        let others = self.volumes_from(&record.request)?;
         let others: Vec<(&str, Vec<Planned>)> = others
             .iter()
             .map(|(mode, mounts)| (&**mode, mounts.clone()))
@@ -173,6 +168,16 @@ impl Containers<'_> {
                 .set_container_facts(&record.id, &text(&record.facts)?)?;
         }
         Ok(())
+    }
+
+    /// For each of `VolumesFrom`: how, and what that container has mounted.
+    pub(super) fn volumes_from(&self, request: &Request) -> Result<Vec<(String, Vec<Planned>)>> {
+        let from = request.host_config.volumes_from.iter();
+        from.map(|from| {
+            let (name, mode) = from.split_once(':').unwrap_or((from, ""));
+            Ok((mode.to_owned(), self.find(name)?.facts.mounts))
+        })
+        .collect()
     }
 
     /// The containers that modes such as `container:web` stand for.

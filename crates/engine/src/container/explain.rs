@@ -12,11 +12,11 @@ use crate::{
     error::Result,
     image::FullConfig,
     spec::{self, Field, Files, ImageConfig, Ns, Placement, Shm, request::Request},
+    volume::{Planned, Volumes},
 };
 
 impl Containers<'_> {
-    /// The fields of a container's spec. Volumes and binds, which are looked up when it is
-    /// started, are not among them.
+    /// The fields of a container's spec.
     ///
     /// # Errors
     /// If its root cannot be looked into.
@@ -27,6 +27,7 @@ impl Containers<'_> {
             &record.name,
             &record.facts.image,
             &record.request,
+            &record.facts.mounts,
             root.fd(),
         )
     }
@@ -48,8 +49,15 @@ impl Containers<'_> {
         if request.config.hostname.is_empty() {
             request.config.hostname = spec::hostname(&request, self.host(), &id);
         }
+        let others = self.volumes_from(&request)?;
+        let others: Vec<(&str, Vec<Planned>)> = others
+            .iter()
+            .map(|(mode, mounts)| (&**mode, mounts.clone()))
+            .collect();
+        let mounts = Volumes::wanted(&request, &others)?;
         let root = self.driver.mount(MountOf::Layers(layers))?;
-        self.fields(&id, &names::generate(0)?, &image, &request, root.as_fd())
+        let name = names::generate(0)?;
+        self.fields(&id, &name, &image, &request, &mounts, root.as_fd())
     }
 
     fn fields(
@@ -58,10 +66,12 @@ impl Containers<'_> {
         name: &str,
         image: &ImageConfig,
         request: &Request,
+        mounts: &[Planned],
         root: BorrowedFd<'_>,
     ) -> Result<Vec<Field>> {
         let host = &request.host_config;
         let place = self.place(id)?;
+        let runtime = runtime_facts(&self.runtime(&host.runtime)?);
         let mode = |mode: &str| match mode {
             "host" => Ns::Host,
             other if other.starts_with("container:") => Ns::Path(other.into()),
@@ -92,10 +102,11 @@ impl Containers<'_> {
                 hosts: Some(place.run.join("hosts")),
                 resolv_conf: Some(place.run.join("resolv.conf")),
             },
+            mounts: self.volumes.describe(id, mounts, &runtime)?,
             devices: spec::devices::find(request)?,
             cgroup_path: cgroup(request, id),
             init: init(request)?,
-            runtime: runtime_facts(&self.runtime(&host.runtime)?),
+            runtime,
             ..Placement::default()
         };
         spec::assemble(image, request, self.host(), &placement)?.explain()

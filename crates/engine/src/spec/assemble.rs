@@ -169,7 +169,7 @@ pub fn assemble(
     for path in ["process.selinuxLabel", "linux.mountLabel"] {
         notes.set(path, selinux, "--security-opt label");
     }
-    let mounts = mounts::assemble(request, &options, host, place, &mut notes)?;
+    let mounts = mounts::assemble(image, request, &options, host, place, &mut notes)?;
     let mut linux = linux(&given, &mut notes)?;
     linux.set_rootfs_propagation(mounts::propagation(&mounts).map(str::to_owned));
     notes.set("linux.rootfsPropagation", Origin::User, "-v, --mount");

@@ -8,6 +8,7 @@ use super::{
     check::{bad, clean, no_controls},
     explain::{Notes, Origin},
     host::HostFacts,
+    image::ImageConfig,
     place::{Ns, Placement, Shm},
     request::Request,
     security::Options,
@@ -43,6 +44,7 @@ pub(super) fn mount(
 /// The mounts of a container: its own file systems, the engine's files, then what was asked for,
 /// outer ones first.
 pub(super) fn assemble(
+    image: &ImageConfig,
     request: &Request,
     options: &Options,
     host: &HostFacts,
@@ -83,16 +85,31 @@ pub(super) fn assemble(
         out.push(mount(INIT, "bind", init, &["bind", "ro"])?);
     }
     for (to, mount) in asked {
-        let volume = request.config.volumes.contains_key(&to);
-        let origin = if volume { Origin::Image } else { Origin::User };
-        notes.set(
-            format!("mounts[{to}]"),
-            origin,
-            if volume { "Volumes" } else { "-v, --mount" },
-        );
+        let (origin, detail) = asked_by(image, request, &to);
+        notes.set(format!("mounts[{to}]"), origin, detail);
         out.push(mount);
     }
     Ok(out)
+}
+
+/// Who asked for a mount, and how.
+fn asked_by(image: &ImageConfig, request: &Request, to: &str) -> (Origin, &'static str) {
+    let h = &request.host_config;
+    let is = |target: &str| clean(target) == to;
+    let mut bound = h.binds.iter().filter_map(|text| text.split(':').nth(1));
+    if bound.any(is) {
+        (Origin::User, "-v")
+    } else if h.mounts.iter().any(|m| is(&m.target)) {
+        (Origin::User, "--mount")
+    } else if h.tmpfs.keys().any(|path| is(path)) {
+        (Origin::User, "--tmpfs")
+    } else if image.volumes.keys().any(|path| is(path)) {
+        (Origin::Image, "Volumes")
+    } else if request.config.volumes.keys().any(|path| is(path)) {
+        (Origin::User, "-v")
+    } else {
+        (Origin::User, "--volumes-from")
+    }
 }
 
 /// Whether an init runs: only where the container's first process is its own.
@@ -273,6 +290,7 @@ mod tests {
         };
         let options = Options::default();
         assemble(
+            &ImageConfig::default(),
             &request,
             &options,
             &HostFacts::default(),

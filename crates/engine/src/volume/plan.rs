@@ -109,32 +109,21 @@ fn mounted(mount: &Mount) -> Result<Planned> {
 }
 
 impl Volumes {
-    /// Decides what a container gets mounted, makes the volumes that are not there, and records
-    /// that it uses them. `others` has, for each of the request's `VolumesFrom`, how (`ro`, `rw`
+    /// What a container gets mounted, by path; volumes without a name have none yet. `others` has, for each of the request's `VolumesFrom`, how (`ro`, `rw`
     /// or nothing) and what that container has mounted. Paths of volumes that the image asks for
     /// are expected in `Config.Volumes`.
     ///
     /// # Errors
     /// [`Kind::BadInput`] for what is wrong or mounted twice, [`Kind::NotFound`] for parts of
     /// volumes that are not there, or if the host refuses.
-    pub fn plan(
-        &self,
-        id: &str,
-        request: &Request,
-        others: &[(&str, Vec<Planned>)],
-    ) -> Result<Vec<Planned>> {
+    pub fn wanted(request: &Request, others: &[(&str, Vec<Planned>)]) -> Result<Vec<Planned>> {
         let host = &request.host_config;
         let mut points = Points::default();
         for text in &host.binds {
             points.add(bound(text)?)?;
         }
-        let mut labels = BTreeMap::new();
         for mount in &host.mounts {
-            let planned = mounted(mount)?;
-            if let Some(options) = &mount.volume_options {
-                labels.insert(planned.target.clone(), options.labels.clone());
-            }
-            points.add(planned)?;
+            points.add(mounted(mount)?)?;
         }
         for (path, options) in &host.tmpfs {
             points.add(Planned {
@@ -173,7 +162,27 @@ impl Volumes {
                 })?;
             }
         }
-        let planned: Vec<Planned> = points.0.into_values().collect();
+        Ok(points.0.into_values().collect())
+    }
+
+    /// As [`Volumes::wanted`]; makes the volumes that are not there, and records that the container
+    /// uses them.
+    ///
+    /// # Errors
+    /// Those, and if the host refuses.
+    pub fn plan(
+        &self,
+        id: &str,
+        request: &Request,
+        others: &[(&str, Vec<Planned>)],
+    ) -> Result<Vec<Planned>> {
+        let planned = Self::wanted(request, others)?;
+        let mut labels = BTreeMap::new();
+        for mount in &request.host_config.mounts {
+            if let Some(options) = &mount.volume_options {
+                labels.insert(parse::target(&mount.target)?, options.labels.clone());
+            }
+        }
         if !planned.iter().any(|p| p.what == What::Volume) {
             return Ok(planned);
         }

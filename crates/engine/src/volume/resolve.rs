@@ -20,7 +20,7 @@ use super::{Planned, Volumes, What, failed};
 use crate::{
     error::{Error, Kind, Result},
     spec::RuntimeFacts,
-    store::VolumeUser,
+    store::{VolumeUser, random_id},
 };
 
 /// Longest table of mounts that is read.
@@ -217,6 +217,20 @@ fn mount(kind: &str, source: &Path, target: &str, options: Vec<String>) -> Resul
     built.map_err(|e| Error::new(Kind::Bug, format!("describe a mount: {e}")))
 }
 
+/// A mount as the spec has it.
+fn described(p: &Planned, source: &Path, facts: &RuntimeFacts) -> Result<Mount> {
+    if p.what != What::Tmpfs {
+        return mount("bind", source, &p.target, options(p, facts)?);
+    }
+    let mut options = p.options.clone();
+    let access = if p.read_only { "ro" } else { "rw" };
+    if !options.iter().any(|o| matches!(&**o, "ro" | "rw")) {
+        options.push(access.to_owned());
+    }
+    options.push("rprivate".to_owned());
+    mount("tmpfs", Path::new("tmpfs"), &p.target, options)
+}
+
 impl Volumes {
     /// The mounts of a container that starts. New volumes are filled from its root, which may be
     /// mounted nowhere yet; sources of `-v` that are not there are made.
@@ -237,35 +251,56 @@ impl Volumes {
         };
         self.fill_new(id, planned, rootfs)?;
         for (at, p) in planned.iter().enumerate() {
-            let mount = match p.what {
-                What::Tmpfs => {
-                    let mut options = p.options.clone();
-                    let access = if p.read_only { "ro" } else { "rw" };
-                    if !options.iter().any(|o| matches!(&**o, "ro" | "rw")) {
-                        options.push(access.to_owned());
-                    }
-                    options.push("rprivate".to_owned());
-                    mount("tmpfs", Path::new("tmpfs"), &p.target, options)?
-                }
+            let source = match p.what {
+                What::Tmpfs => PathBuf::new(),
                 What::Bind => {
-                    let source = Path::new(&p.source);
-                    make_source(p, source)?;
-                    resolved.shared |= check_propagation(p, source)?;
-                    mount("bind", source, &p.target, options(p, facts)?)?
+                    let source = PathBuf::from(&p.source);
+                    make_source(p, &source)?;
+                    resolved.shared |= check_propagation(p, &source)?;
+                    source
                 }
                 What::Volume => {
                     let volume = self.find(&p.source)?;
-                    let source = match volume.device() {
+                    match volume.device() {
                         Some(device) => PathBuf::from(device),
                         None if p.subpath.is_empty() => self.data(&p.source),
                         None => self.stage(id, at, p, &mut resolved.staged)?,
-                    };
-                    mount("bind", &source, &p.target, options(p, facts)?)?
+                    }
                 }
             };
-            resolved.mounts.push(mount);
+            resolved.mounts.push(described(p, &source, facts)?);
         }
         Ok(resolved)
+    }
+
+    /// The mounts that [`Volumes::resolve`] gives, with nothing looked up, filled or made. A volume
+    /// that is still to be made without a name gets one here that it will not have.
+    ///
+    /// # Errors
+    /// If the record of a volume cannot be read, or the host or the runtime cannot do what is asked.
+    pub fn describe(
+        &self,
+        id: &str,
+        planned: &[Planned],
+        facts: &RuntimeFacts,
+    ) -> Result<Vec<Mount>> {
+        let source = |at: usize, p: &Planned| -> Result<PathBuf> {
+            if p.what != What::Volume {
+                return Ok(PathBuf::from(&p.source));
+            }
+            if p.source.is_empty() {
+                return Ok(self.data(&random_id()?));
+            }
+            let volume = self.load(&p.source)?.unwrap_or_default();
+            Ok(match volume.device() {
+                Some(device) => PathBuf::from(device),
+                None if p.subpath.is_empty() => self.data(&p.source),
+                None => self.staging().join(id).join(at.to_string()),
+            })
+        };
+        let each = planned.iter().enumerate();
+        each.map(|(at, p)| described(p, &source(at, p)?, facts))
+            .collect()
     }
 
     /// Fills the volumes that are new to this container and wanted so.
