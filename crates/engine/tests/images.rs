@@ -207,6 +207,37 @@ fn archives_come_back_as_they_were() {
         store.ok(&["save", "-o", &file, "two:1"]);
         let dir = store.arg("layout");
         store.ok(&["save", "-o", &dir, "--format", "oci-dir", "two:1"]);
+        let small = store.arg("small");
+        fs::create_dir(&small).unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=12k", "tmpfs", &small];
+        assert!(
+            Command::new("mount")
+                .args(mount)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let full = [
+            "save",
+            "-o",
+            &format!("{small}/layout"),
+            "--format",
+            "oci-dir",
+            "two:1",
+        ];
+        let said = store.fails(&full);
+        let left = fs::read_dir(&small).unwrap().count();
+        assert!(
+            Command::new("umount")
+                .arg(&small)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(
+            said.contains("No space left") && left == 0,
+            "{left}: {said}"
+        );
         store.ok(&["rmi", "two:1"]);
         assert_eq!(store.ok(&["load", "-i", &file]), "Loaded image: two:1\n");
         assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);

@@ -5,14 +5,20 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, BufWriter, Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
+use rustix::{
+    fs::{Mode, OFlags, mkdirat, openat},
+    io::Errno,
+};
 use serde_json::{Value, json};
 use unlade_unpack::{Algorithm, Cancel, Digest, Hasher};
 
 use super::header::{self, Type};
 use crate::{
+    dest::Dest,
     error::{Error, Kind, Result},
     image::{
         Document, FullConfig,
@@ -113,38 +119,47 @@ pub fn write(
         .map_err(host)
 }
 
-/// Writes an OCI layout of `images` into `dir`, which is made if it is not there; it must be
-/// empty.
+/// Writes an OCI layout of `images` to `dir`, which appears whole or not at all; what is there may
+/// be an empty directory.
 ///
 /// # Errors
 /// As [`write()`]'s, and [`Kind::Conflict`] if there is something in `dir`.
 pub fn write_dir(images: &[ImageToSave], dir: &Path, cancel: &Cancel) -> Result<()> {
     let plan = Plan::new(images, Format::Oci)?;
     let shown = dir.display();
-    let host = |e| Error::host(format!("write the layout `{shown}`"), e);
-    match fs::read_dir(dir) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                let m = format!("`{shown}` is not empty");
-                return Err(Error::new(Kind::Conflict, m).with_hint("choose a new directory"));
-            }
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir(dir).map_err(host)?,
-        Err(e) => return Err(host(e)),
+    let host = |e: Errno| Error::host(format!("write the layout `{shown}`"), e);
+    if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        let m = format!("`{shown}` is not empty");
+        return Err(Error::new(Kind::Conflict, m).with_hint("choose a new directory"));
     }
+    let staging = Dest::open(dir, false)?.stage()?;
+    let make_dir = |at: BorrowedFd<'_>, name: &str| -> Result<OwnedFd> {
+        match mkdirat(at, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(host(e)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(at, name, flags, Mode::empty()).map_err(host)
+    };
+    let make_file = |at: BorrowedFd<'_>, name: &str| -> Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(at, name, flags, Mode::from_raw_mode(0o644));
+        file.map(File::from).map_err(host)
+    };
+    let failed = |e| Error::host(format!("write the layout `{shown}`"), e);
+    let blobs = make_dir(staging.tree(), "blobs")?;
     for (digest, blob) in &plan.blobs {
-        let parent = dir.join("blobs").join(digest.algorithm().name());
-        fs::create_dir_all(&parent).map_err(host)?;
-        let file = File::create_new(parent.join(digest.hex())).map_err(host)?;
+        let parent = make_dir(blobs.as_fd(), digest.algorithm().name())?;
+        let file = make_file(parent.as_fd(), &digest.hex())?;
         let mut file = BufWriter::with_capacity(CHUNK, file);
         blob.copy(digest, &mut file, cancel)?;
-        file.flush().map_err(host)?;
+        file.flush().map_err(failed)?;
     }
-    // The index last: without it there is no image.
-    for (name, bytes) in plan.files.iter().rev() {
-        fs::write(dir.join(name), bytes).map_err(host)?;
+    for (name, bytes) in &plan.files {
+        let mut file = make_file(staging.tree(), name)?;
+        file.write_all(bytes).map_err(failed)?;
     }
-    Ok(())
+    Ok(staging.commit()??)
 }
 
 enum Blob<'a> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, Read, Write},
 };
 
@@ -52,6 +53,32 @@ fn round_trip() {
     checks(&from_dir(&at).unwrap().0, &images);
     let e = write_dir(&images, &at, &Cancel::new()).unwrap_err();
     assert_eq!(e.kind(), Kind::Conflict);
+}
+
+#[test]
+fn a_layout_appears_whole_or_not_at_all() {
+    let mut images = vec![to_save(&two_layers(), "amd64", &["one:1"])];
+    let dir = temp();
+    let at = dir.path().join("layout");
+    let whole = std::mem::replace(
+        &mut images[0].layers[1].open,
+        Box::new(|| Ok(Box::new(&b"short"[..]))),
+    );
+    for there in [false, true] {
+        if there {
+            fs::create_dir(&at).unwrap();
+        }
+        let e = write_dir(&images, &at, &Cancel::new()).unwrap_err();
+        assert_eq!(e.kind(), Kind::Integrity);
+        // Nor is anything left beside it.
+        let left = fs::read_dir(dir.path()).unwrap();
+        assert_eq!(left.count(), usize::from(there));
+    }
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 0);
+    images[0].layers[1].open = whole;
+    write_dir(&images, &at, &Cancel::new()).unwrap();
+    checks(&from_dir(&at).unwrap().0, &images);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 /// The documents, to the letter.
