@@ -98,7 +98,7 @@ fn push_one(engine: &Engine, reference: Reference, args: &PushArgs, cancel: &Can
     }
     if let Some(digest) = pushed.instead_of {
         out::line(&format!(
-            "Blobs are not kept here: layers were compressed again, so the manifest is not {digest}"
+            "Layers were compressed for the registry, so the manifest is not {digest}"
         ))?;
     }
     let tag = reference.tag().unwrap_or("digest");

@@ -40,7 +40,7 @@ pub enum PushEvent {
     Exists,
     /// It was mounted from another repository of the registry.
     Mounted,
-    /// It is not kept here; so many bytes of the layer's tar are compressed again.
+    /// It is not kept here, or was never compressed; so many bytes of the layer's tar are.
     Compressed(u64),
     /// So many bytes of it are sent.
     Sent(u64),
@@ -80,8 +80,8 @@ pub struct Pushed {
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// Digest of the manifest that the image has here, if layers were compressed again and what
-    /// was pushed is another one.
+    /// Digest of the manifest that the image has here, if layers were compressed and what was pushed
+    /// is another one.
     pub instead_of: Option<Digest>,
 }
 
@@ -97,7 +97,7 @@ struct Item {
 enum From {
     /// Here.
     File(Arc<File>),
-    /// Not here, but this layer's tar is, of so many bytes.
+    /// Not here, but this layer's tar is, of so many bytes; or that is what is here.
     Tar(File, u64, Digest),
     /// Not here.
     Nowhere,
@@ -138,6 +138,8 @@ impl Push<'_> {
     /// Every blob once. What can only be had from the registry itself comes first, so that nothing
     /// is sent in vain where it cannot.
     fn items(&self, image: &Image, layers: &[ImageLayer]) -> Result<Vec<Item>> {
+        // As docker does it; what a registry has uncompressed stays so.
+        let from_here = (image.repo_digests.iter()).all(|(_, digest)| *digest != image.manifest);
         let mut items: Vec<Item> = Vec::new();
         for layer in layers {
             if items.iter().any(|i| i.blob.digest == layer.blob) {
@@ -148,6 +150,9 @@ impl Push<'_> {
                 size: layer.blob_size,
             };
             let from = match self.store.blob(&layer.blob)? {
+                Some(file) if from_here && is_plain(layer) => {
+                    From::Tar(file, layer.blob_size, layer.diff_id)
+                }
                 Some(file) => From::File(Arc::new(file)),
                 None => self.tar(layer)?,
             };
@@ -300,6 +305,11 @@ impl Push<'_> {
         (self.request.watch)(n, &known, blob.size, event);
         Ok(())
     }
+}
+
+/// Whether a layer is a tar that is not compressed.
+fn is_plain(layer: &ImageLayer) -> bool {
+    layer.media_type.ends_with(".tar")
 }
 
 fn not_kept(blob: &Blob) -> Error {

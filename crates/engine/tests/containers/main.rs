@@ -8,6 +8,7 @@ mod explain;
 mod faults;
 mod flags;
 mod life;
+mod pushed;
 
 use std::{
     fs,
