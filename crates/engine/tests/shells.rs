@@ -12,9 +12,20 @@ fn completed(path: &Path, words: &[&str]) -> Vec<String> {
     let script = r#"
         set -e
         source <(unlade completion bash)
-        [[ $(complete -p unlade) == *"-F _clap_complete_unlade unlade" ]]
-        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
-        _clap_complete_unlade unlade "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+        [[ $(complete -p unlade) == *"-F _unlade unlade" ]]
+        COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; COMP_TYPE=9; COMP_WORDS=()
+        for word; do
+            # As bash does it, which keeps colons as words.
+            while [[ $word == *:* ]]; do
+                before=${word%%:*}
+                COMP_WORDS+=(${before:+"$before"} ":")
+                word=${word#*:}
+                [[ -n $word ]] || continue 2
+            done
+            COMP_WORDS+=("$word")
+        done
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _unlade unlade "" "${COMP_WORDS[COMP_CWORD-1]}"
         printf '%s\n' "${COMPREPLY[@]}""#;
     let inherited = std::env::var("PATH").unwrap();
     let out = Command::new("bash")
@@ -93,6 +104,19 @@ fn bash_completes_names() {
     store.ok(&["network", "create", "apricot"]);
     assert_eq!(of(&["rmi", "a"]), ["apple:1"]);
     assert_eq!(of(&["run", "--rm", "a"]), ["apple:1"]);
+    // What is before a colon is on the line already.
+    store.ok(&["tag", "apple:1", "localhost:5000/apple:12"]);
+    for (word, rest) in [
+        ("apple:", "1"),
+        ("apple:1", "1"),
+        ("localhost:", "5000/apple:12"),
+        ("localhost:5000/apple:1", "12"),
+    ] {
+        assert_eq!(of(&["rmi", word]), [rest], "{word}");
+        assert_eq!(of(&["rmi", "apple:1", word]), [rest], "{word}");
+    }
+    assert_eq!(of(&["run", "localhost:5000/apple:12", "a"]), [""; 0]);
+    store.ok(&["rmi", "localhost:5000/apple:12"]);
     assert_eq!(of(&["run", "apple:1", "a"]), [""; 0], "a command's word");
     assert_eq!(of(&["run", "--network", "a"]), ["apricot"]);
     assert_eq!(

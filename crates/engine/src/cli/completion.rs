@@ -25,6 +25,8 @@ use crate::{
 /// Set by the scripts, to the shell's name.
 const VARIABLE: &str = "UNLADE_COMPLETE";
 const PROGRAM: &str = "unlade";
+/// What bash calls, around what clap writes.
+const COLONS: &str = include_str!("colons.bash");
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionArgs {
@@ -55,6 +57,14 @@ pub(super) fn script(args: &CompletionArgs) -> Result<()> {
     shell
         .write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut text)
         .map_err(|e| Error::host("write a completion script", e))?;
+    if matches!(args.shell, Shell::Bash) {
+        let around = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text);
+            let called = text.replace("-F _clap_complete_unlade ", "-F _unlade ");
+            format!("{COLONS}{called}")
+        };
+        text = around(&text).into_bytes();
+    }
     out::bytes(&text)
 }
 
