@@ -9,6 +9,9 @@ mod faults;
 mod flags;
 mod life;
 mod pushed;
+mod streams;
+mod terminal;
+mod watch;
 
 use std::{
     fs,

@@ -209,6 +209,7 @@ pub(super) fn attach(
         stderr: true,
     };
     let connection = shim::attach(&run, streams)?;
+    containers.note("attach", &record);
     signals.go(if args.sig_proxy && !config.tty {
         Goes::To(run)
     } else {
