@@ -8,13 +8,16 @@
 use std::{
     fmt,
     fs::File,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
+use rustix::fs::FileType;
 use unlade_unpack::{Cancel, Digest, Error, Kind, LayerReport, Result, Sink, Unpacker};
+
+use crate::walk::{self, Found};
 
 /// The drivers there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -258,6 +261,36 @@ pub struct Usage {
     pub bytes: u64,
     /// Inodes.
     pub inodes: u64,
+}
+
+impl Usage {
+    /// What a tree takes; a file with several names counts once.
+    ///
+    /// # Errors
+    /// If it cannot be walked.
+    pub fn of_tree(tree: BorrowedFd<'_>) -> Result<Self> {
+        Self::counted(tree, on_disk)
+    }
+
+    /// As [`Usage::of_tree`], with `bytes` to say what each file takes.
+    pub(crate) fn counted(tree: BorrowedFd<'_>, bytes: impl Fn(&Found<'_>) -> u64) -> Result<Self> {
+        let mut usage = Self::default();
+        let mut links = std::collections::HashSet::new();
+        walk::walk(tree, |found| {
+            let alone = found.stat.st_nlink <= 1 || found.kind() == FileType::Directory;
+            if alone || links.insert(found.stat.st_ino) {
+                usage.inodes += 1;
+                usage.bytes += bytes(found);
+            }
+            Ok(())
+        })?;
+        Ok(usage)
+    }
+}
+
+/// The blocks of a file, in bytes.
+pub(crate) fn on_disk(found: &Found<'_>) -> u64 {
+    u64::try_from(found.stat.st_blocks).unwrap_or(0) * 512
 }
 
 /// A layer or a snapshot.

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, fremovexattr, openat, unlinkat},
+    fs::{AtFlags, Mode, fremovexattr, openat, unlinkat},
     io::Errno,
 };
 use unlade_unpack::{Error, Kind, Result};
@@ -135,20 +135,7 @@ impl Snapshot {
 
     /// What its own files take.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        let mut usage = Usage::default();
-        let mut links = std::collections::HashSet::new();
-        walk::walk(self.upper.as_fd(), |found| {
-            let stat = found.stat;
-            if stat.st_nlink <= 1
-                || found.kind() == FileType::Directory
-                || links.insert(stat.st_ino)
-            {
-                usage.inodes += 1;
-                usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            }
-            Ok(())
-        })?;
-        Ok(usage)
+        Usage::of_tree(self.upper.as_fd())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     diff::{self, New},
     driver::{
         Change, Driver, DriverKind, Features, Finding, LayerId, LayerInfo, LayerKey, LayerRequest,
-        LayerTxn, MountOf, NodeId, RwOptions, SnapshotId, Usage, check_report, own_usage,
+        LayerTxn, MountOf, NodeId, RwOptions, SnapshotId, Usage, check_report, on_disk, own_usage,
     },
     info,
     layout::{Layout, Place, Published, Shelf},
@@ -92,28 +92,17 @@ impl Trees {
 
     /// What a tree takes that no other shares.
     fn tree_usage(&self, tree: BorrowedFd<'_>) -> Result<Usage> {
-        let mut usage = Usage::default();
-        let mut links = std::collections::HashSet::new();
-        walk::walk(tree, |found| {
-            let stat = found.stat;
-            let is_dir = found.kind() == FileType::Directory;
-            if stat.st_nlink > 1 && !is_dir && !links.insert(stat.st_ino) {
-                return Ok(());
+        let shared = self.forks != Forks::Files(Content::Copied);
+        Usage::counted(tree, |found| {
+            let on_disk = on_disk(found);
+            if !shared || found.kind() != FileType::RegularFile || on_disk == 0 {
+                return on_disk;
             }
-            usage.inodes += 1;
-            let on_disk = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            let shared = self.forks != Forks::Files(Content::Copied);
-            usage.bytes += if shared && found.kind() == FileType::RegularFile && on_disk > 0 {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                openat(found.dir, found.name, flags, Mode::empty())
-                    .and_then(|file| sys::unshared_bytes(file.as_fd()))
-                    .unwrap_or(on_disk)
-            } else {
-                on_disk
-            };
-            Ok(())
-        })?;
-        Ok(usage)
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            openat(found.dir, found.name, flags, Mode::empty())
+                .and_then(|file| sys::unshared_bytes(file.as_fd()))
+                .unwrap_or(on_disk)
+        })
     }
 }
 

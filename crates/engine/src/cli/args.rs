@@ -121,7 +121,7 @@ pub(super) enum System {
     Check(system::CheckArgs),
     /// Show what the store takes of the disk.
     Df(system::DfArgs),
-    /// Remove what nothing needs.
+    /// Remove containers that do not run, and what nothing needs.
     Prune(system::PruneArgs),
     /// Wait until everything in the store is on the disk.
     Flush(super::flush::FlushArgs),

@@ -10,6 +10,9 @@ use crate::{
     image::{json::show, time},
 };
 
+/// The filters of what removes all that is not in use.
+pub(crate) const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
+
 /// A size with decimal units and `digits` significant digits: `5.53MB`.
 pub(crate) fn size(bytes: u64, digits: usize) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
@@ -199,6 +202,35 @@ impl Filters {
 
 fn names(known: &[&str]) -> String {
     format!("filters are {}", known.join(", "))
+}
+
+/// What a prune is to take, by `label`, `label!` and `until`.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    filters: Filters,
+    until: Option<Timestamp>,
+}
+
+impl Chosen {
+    /// Parses `--filter` texts.
+    ///
+    /// # Errors
+    /// As those of [`Filters::parse`] and [`Filters::until`].
+    pub(crate) fn parse(texts: &[String]) -> Result<Self> {
+        let filters = Filters::parse(texts, PRUNE_FILTERS)?;
+        let until = filters.until(Timestamp::now(), &TimeZone::system())?;
+        Ok(Self { filters, until })
+    }
+
+    /// Whether it takes what was made then and has these labels.
+    pub(crate) fn fits(&self, made: Timestamp, labels: &BTreeMap<String, String>) -> bool {
+        self.until.is_none_or(|until| made < until) && self.filters.labels(labels)
+    }
+
+    /// Whether there is an `until`.
+    pub(crate) fn has_until(&self) -> bool {
+        self.until.is_some()
+    }
 }
 
 /// Matches as Go's `path.Match`: `*` and `?` stop at slashes, `[a-z]`, `[^a]`, `\` escapes.

@@ -1,15 +1,15 @@
 //! `unlade images`, `image inspect`, `history`, `tag`, `rmi` and `image prune`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use clap::Args;
 use jiff::{Timestamp, tz::TimeZone};
-use unlade_unpack::Cancel;
+use unlade_unpack::{Cancel, Digest};
 
 use super::{
     each::each,
     globals::Globals,
-    human::{self, Filters},
+    human::{self, Filters, PRUNE_FILTERS},
     lists::{self, Listed, Style},
     out,
 };
@@ -139,7 +139,7 @@ pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Res
         return out::text(&text);
     }
     // Ids alone are shown once each.
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let once: String = text
         .lines()
         .filter(|id| seen.insert(*id))
@@ -148,7 +148,7 @@ pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Res
     out::text(&once)
 }
 
-fn style(format: Option<&str>, quiet: bool, no_trunc: bool) -> Style<'_> {
+pub(super) fn style(format: Option<&str>, quiet: bool, no_trunc: bool) -> Style<'_> {
     Style {
         format,
         quiet,
@@ -161,7 +161,7 @@ fn style(format: Option<&str>, quiet: bool, no_trunc: bool) -> Style<'_> {
 }
 
 /// An image's lines, but for the names that `reference` leaves out; none if nothing is left.
-fn entry(image: &Image, filters: &Filters) -> Result<Option<Listed>> {
+pub(super) fn entry(image: &Image, filters: &Filters) -> Result<Option<Listed>> {
     let mut listed = Listed {
         id: image.id.to_string(),
         created: image.created.unwrap_or(0),
@@ -328,23 +328,21 @@ pub(super) struct PruneArgs {
 /// Which images a prune takes.
 pub(super) fn pruned(all: bool) -> &'static str {
     if all {
-        "all images that are not in use"
+        "all images without at least one container associated to them"
     } else {
-        "all images without a name"
+        "all dangling images"
     }
 }
 
-pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
-    let what = format!("This will remove {}.", pruned(args.all));
-    if !args.force && !super::confirm(&what, cancel)? {
-        return Ok(());
-    }
-    let engine = globals.engine(cancel)?;
-    let wanted = Wanted::new(&engine, &args.filter, &["label", "label!", "until"])?;
-    let options = Prune { all: args.all };
-    let mut failed = None;
-    // Looked at beforehand: nothing may fail once images are being removed.
-    let mut chosen = std::collections::HashSet::new();
+/// The images that filters choose, and why the first that could not be read was not.
+///
+/// It is looked at beforehand: nothing may fail once images are being removed.
+pub(super) fn chosen(
+    engine: &Engine,
+    filter: &[String],
+) -> Result<(HashSet<Digest>, Option<Error>)> {
+    let wanted = Wanted::new(engine, filter, PRUNE_FILTERS)?;
+    let (mut chosen, mut failed) = (HashSet::new(), None);
     for image in engine.store().images()? {
         match wanted.image(&image) {
             Ok(true) => {
@@ -356,10 +354,13 @@ pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Res
             }
         }
     }
-    let (removed, bytes) = engine.prune_images(options, &|image| chosen.contains(&image.id))?;
+    Ok((chosen, failed))
+}
+
+pub(super) fn say_pruned(removed: &[Removed]) -> Result<()> {
     if !removed.is_empty() {
         out::line("Deleted Images:")?;
-        for one in &removed {
+        for one in removed {
             match one {
                 Removed::Untagged(name) => out::line(&format!("untagged: {}", familiar(name)))?,
                 Removed::Deleted(digest) => out::line(&format!("deleted: {digest}"))?,
@@ -367,6 +368,19 @@ pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Res
         }
         out::line("")?;
     }
+    Ok(())
+}
+
+pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
+    let what = format!("WARNING! This will remove {}.", pruned(args.all));
+    if !args.force && !super::confirm(&what, cancel)? {
+        return Ok(());
+    }
+    let engine = globals.engine(cancel)?;
+    let (chosen, failed) = chosen(&engine, &args.filter)?;
+    let options = Prune { all: args.all };
+    let (removed, bytes) = engine.prune_images(options, &|image| chosen.contains(&image.id))?;
+    say_pruned(&removed)?;
     out::line(&format!("Total reclaimed space: {}", human::size(bytes, 4)))?;
     failed.map_or(Ok(()), Err)
 }

@@ -29,7 +29,7 @@ const IMAGE_HEADERS: &[(&str, &str)] = &[
     ("VirtualSize", "VIRTUAL SIZE"),
 ];
 
-const IMAGES: Columns = Columns {
+pub(crate) const IMAGES: Columns = Columns {
     name: "image",
     headers: IMAGE_HEADERS,
     table: &["Repository", "Tag", "ID", "CreatedSince", "Size"],
@@ -87,6 +87,9 @@ pub(crate) struct Listed {
     pub(crate) created: i64,
     /// Bytes.
     pub(crate) size: u64,
+    /// What of its size other images have too, in bytes, and how many containers it has: known to
+    /// `system df` alone.
+    pub(crate) usage: Option<(u64, u64)>,
 }
 
 impl Listed {
@@ -136,34 +139,52 @@ pub(crate) fn images(images: &[Listed], style: &Style<'_>) -> Result<String> {
     };
     let mut list = List::new(columns, style.format, style.quiet)?;
     for image in images {
-        let id = if style.no_trunc {
-            &image.id
-        } else {
-            human::short_id(&image.id)
-        };
-        for [repository, tag, digest] in image.rows(style.digests) {
-            list.row(vec![
-                ("Containers", Value::text("N/A")),
-                (
-                    "CreatedAt",
-                    Value::text(human::date(image.created, &style.zone)),
-                ),
-                (
-                    "CreatedSince",
-                    Value::text(human::ago(image.created, style.now)),
-                ),
-                ("Digest", Value::text(digest)),
-                ("ID", Value::text(id)),
-                ("Repository", Value::text(repository)),
-                ("SharedSize", Value::text("N/A")),
-                ("Size", Value::text(human::size(image.size, 3))),
-                ("Tag", Value::text(tag)),
-                ("UniqueSize", Value::text("N/A")),
-                ("VirtualSize", Value::text(human::size(image.size, 4))),
-            ])?;
+        for row in image_rows(image, style) {
+            list.row(row)?;
         }
     }
     list.finish()
+}
+
+/// The rows of an image in a list.
+pub(crate) fn image_rows(image: &Listed, style: &Style<'_>) -> Vec<Vec<(&'static str, Value)>> {
+    let id = if style.no_trunc {
+        &image.id
+    } else {
+        human::short_id(&image.id)
+    };
+    let known = |text: fn(&Listed, u64, u64) -> String| match image.usage {
+        Some((shared, containers)) => Value::text(text(image, shared, containers)),
+        None => Value::text("N/A"),
+    };
+    let row = |[repository, tag, digest]: [&str; 3]| {
+        vec![
+            (
+                "Containers",
+                known(|_, _, containers| containers.to_string()),
+            ),
+            (
+                "CreatedAt",
+                Value::text(human::date(image.created, &style.zone)),
+            ),
+            (
+                "CreatedSince",
+                Value::text(human::ago(image.created, style.now)),
+            ),
+            ("Digest", Value::text(digest)),
+            ("ID", Value::text(id)),
+            ("Repository", Value::text(repository)),
+            ("SharedSize", known(|_, shared, _| human::size(shared, 4))),
+            ("Size", Value::text(human::size(image.size, 3))),
+            ("Tag", Value::text(tag)),
+            (
+                "UniqueSize",
+                known(|image, shared, _| human::size(image.size.saturating_sub(shared), 4)),
+            ),
+            ("VirtualSize", Value::text(human::size(image.size, 4))),
+        ]
+    };
+    image.rows(style.digests).into_iter().map(row).collect()
 }
 
 /// What `history` prints.
@@ -274,6 +295,7 @@ mod tests {
                 digests: vec![pair("alpine", &id("c3"))],
                 created: 1_700_000_000,
                 size: 5_530_000,
+                ..Listed::default()
             },
             Listed {
                 id: id("b2"),

@@ -10,7 +10,7 @@ use unlade_unpack::Cancel;
 use super::{
     each::each,
     globals::Globals,
-    human::{self, Filters},
+    human::{self, Chosen, Filters},
     lists, out,
     table::{Columns, List},
     template::Value,
@@ -433,17 +433,19 @@ pub(super) struct PruneArgs {
     force: bool,
 }
 
+/// Whether a prune takes a network, if no container uses it.
+pub(super) fn is_chosen(chosen: &Chosen, network: &Network) -> bool {
+    let made = network.created.parse::<Timestamp>().unwrap_or_default();
+    chosen.fits(made, &network.labels)
+}
+
 fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
     let what = "WARNING! This will remove all custom networks not used by at least one container.";
     if !args.force && !super::confirm(what, cancel)? {
         return Ok(());
     }
-    let filters = Filters::parse(&args.filter, &["label", "label!", "until"])?;
-    let until = filters.until(Timestamp::now(), &TimeZone::system())?;
-    let removed = engine(globals, cancel)?.prune_networks(&|network| {
-        let created = network.created.parse::<Timestamp>().unwrap_or_default();
-        until.is_none_or(|u| created < u) && filters.labels(&network.labels)
-    })?;
+    let chosen = Chosen::parse(&args.filter)?;
+    let removed = engine(globals, cancel)?.prune_networks(&|n| is_chosen(&chosen, n))?;
     if removed.is_empty() {
         return Ok(());
     }

@@ -87,7 +87,7 @@ fn create(globals: &Globals, args: &CreateArgs, cancel: &Cancel) -> Result<()> {
     out::line(&made.name)
 }
 
-const LIST: Columns = Columns {
+pub(super) const LIST: Columns = Columns {
     name: "volume",
     headers: &[
         ("Driver", "DRIVER"),
@@ -130,15 +130,22 @@ fn list(globals: &Globals, args: &LsArgs, cancel: &Cancel) -> Result<()> {
         let wanted = filters.any("driver", |v| v == "local")
             && filters.any("name", |v| volume.name.contains(v))
             && filters.labels(&volume.labels)
-            && dangling.is_none_or(|d| d != used.contains(&volume.name));
+            && dangling.is_none_or(|d| d != used.contains_key(&volume.name));
         if wanted {
-            list.row(row(&volume))?;
+            list.row(row(&volume, None))?;
         }
     }
     out::text(&list.finish()?)
 }
 
-fn row(volume: &Volume) -> Vec<(&'static str, Value)> {
+/// A volume's row. How many containers use it and how many bytes are in it are known to `system df`
+/// alone.
+pub(super) fn row(
+    volume: &Volume,
+    usage: Option<(u64, Option<u64>)>,
+) -> Vec<(&'static str, Value)> {
+    let unknown = || "N/A".to_owned();
+    let size = usage.and_then(|(_, bytes)| bytes);
     let mut row = vec![
         ("Driver", Value::text("local")),
         ("Name", Value::text(&volume.name)),
@@ -146,10 +153,17 @@ fn row(volume: &Volume) -> Vec<(&'static str, Value)> {
         ("Mountpoint", Value::text(&volume.mountpoint)),
         ("Label", Value::labels(&volume.labels)),
         ("Labels", Value::text(human::labels(&volume.labels))),
+        (
+            "Links",
+            Value::text(usage.map_or_else(unknown, |(users, _)| users.to_string())),
+        ),
+        (
+            "Size",
+            Value::text(size.map_or_else(unknown, |bytes| human::size(bytes, 4))),
+        ),
     ];
-    // Of swarms, or of `system df` alone.
-    let others = ["Links", "Size", "Availability", "Group", "Status"];
-    row.extend(others.map(|name| (name, Value::text("N/A"))));
+    // Of swarms.
+    row.extend(["Availability", "Group", "Status"].map(|name| (name, Value::text("N/A"))));
     row
 }
 

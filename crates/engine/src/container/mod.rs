@@ -21,6 +21,7 @@ mod launch;
 mod list;
 pub mod names;
 mod place;
+mod prune;
 mod record;
 mod root;
 mod start;
@@ -40,6 +41,7 @@ pub use self::{
     finish::{Removal, Removed},
     inspect::{Inspect, inspect},
     list::Listed,
+    prune::PrunedContainers,
     record::{Facts, Record, Run},
     root::{Root, With},
     start::{Begin, Begun, Refusal},

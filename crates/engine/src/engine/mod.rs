@@ -10,8 +10,10 @@ mod files;
 mod images;
 mod mounts;
 mod networks;
+mod prune;
 mod registries;
 mod system;
+mod usage;
 
 use std::{
     path::Path,
@@ -31,8 +33,10 @@ pub use self::{
     files::{ImportRequest, Loaded, SaveRequest},
     images::Described,
     mounts::MountRequest,
+    prune::{PruneRequest, Pruned},
     registries::{login, logout},
-    system::{Checked, Info, Pruned},
+    system::{Checked, Info},
+    usage::{ContainerUsage, ImageUsage, Usage, VolumeUsage},
 };
 use crate::{
     config::{self, Config},

@@ -1,4 +1,4 @@
-//! The store as a whole: what is in it, whether it is sound, what can go.
+//! The store as a whole: what it is, and whether it is sound.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,7 @@ use crate::{
     error::Result,
     image::name::Reference,
     pull::PullRequest,
-    store::{
-        BrokenImage, CheckOptions, CheckReport, Df, GcOptions, GcReport, Prune, Removed, Repaired,
-    },
+    store::{BrokenImage, CheckOptions, CheckReport, Repaired},
 };
 
 /// What an engine is and has.
@@ -60,23 +58,6 @@ impl Checked {
     }
 }
 
-/// What [`Engine::prune`] has removed.
-#[derive(Debug)]
-pub struct Pruned {
-    /// Names and images.
-    pub images: Vec<Removed>,
-    /// Containers without a record, of which snapshots were left.
-    pub snapshots: Vec<String>,
-    /// Names of networks.
-    pub networks: Vec<String>,
-    /// Names of volumes.
-    pub volumes: Vec<String>,
-    /// Bytes that these had.
-    pub volume_bytes: u64,
-    /// All else.
-    pub swept: GcReport,
-}
-
 impl Engine {
     /// What this engine is and has.
     ///
@@ -96,46 +77,6 @@ impl Engine {
             keep_blobs: if self.keep_blobs() { "always" } else { "never" },
             images: self.store.images()?.len(),
             mounts: self.mounts()?,
-        })
-    }
-
-    /// What the store takes of the disk, by its records.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn df(&self) -> Result<Df> {
-        self.store.df()
-    }
-
-    /// Removes what nobody needs: what containers without a record have left, networks that no container uses, with `volumes` such volumes
-    /// that nobody gave a name, images without a name (or all that are not in use), layers, blobs,
-    /// and what broken-off work has left.
-    ///
-    /// # Errors
-    /// If the host refuses.
-    pub fn prune(&self, all: bool, volumes: bool) -> Result<Pruned> {
-        self.forget_stale_mounts()?;
-        let snapshots = self.containers()?.remove_strays()?;
-        let networks = self.prune_networks(&|_| true)?;
-        let (volumes, volume_bytes) = if volumes {
-            self.volumes().prune(&|v| Ok(v.is_anonymous()))?
-        } else {
-            Default::default()
-        };
-        let images = self.store.prune_images(Prune { all }, &|_| true)?;
-        let options = GcOptions {
-            ingest_age: std::time::Duration::ZERO,
-            keep_layer_blobs: self.keep_blobs(),
-            ..GcOptions::default()
-        };
-        let swept = self.beside_flush(|| self.store.gc(&*self.driver, &options))?;
-        Ok(Pruned {
-            images,
-            snapshots,
-            networks,
-            volumes,
-            volume_bytes,
-            swept,
         })
     }
 

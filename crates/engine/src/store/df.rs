@@ -1,11 +1,16 @@
 //! What the store takes of the disk, by its records: no tree is walked.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use rusqlite::{Connection, Row};
 use serde::Serialize;
+use unlade_unpack::Digest;
 
-use super::{Store, db::Tx, home::host};
+use super::{
+    Store,
+    db::{Tx, digest},
+    home::host,
+};
 use crate::error::Result;
 
 /// What one kind of object takes.
@@ -51,6 +56,26 @@ impl Store {
             }
         }
         Ok(df)
+    }
+
+    /// What images have in common with others, in bytes of their tar streams, as
+    /// [`Image::size`](super::Image::size) counts.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn shared_sizes(&self) -> Result<BTreeMap<Digest, u64>> {
+        let select = "SELECT i.digest, sum(y.tar_bytes)
+            FROM images i CROSS JOIN image_layers l ON l.image = i.key
+              CROSS JOIN layers y ON y.driver = i.driver AND y.id = l.layer
+            WHERE i.driver = ?1 AND EXISTS (
+              SELECT 1 FROM image_layers o CROSS JOIN images j ON j.key = o.image
+              WHERE o.layer = l.layer AND o.image <> l.image AND j.driver = ?1)
+            GROUP BY i.digest";
+        self.0.db.read(|c| {
+            let mut select = c.prepare(select)?;
+            let rows = select.query_map([self.driver()], |r| Ok((digest(r, 0)?, sum(r, 1)?)))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
     }
 
     fn count(&self, c: &Connection) -> Tx<Df> {

@@ -16,6 +16,7 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use serde::{Deserialize, Serialize};
+use unlade_graph::driver::Usage;
 
 use super::{Volumes, failed, is_volume_name};
 use crate::{
@@ -260,13 +261,34 @@ impl Volumes {
         self.load(name)?.ok_or_else(|| not_found(name))
     }
 
-    /// Names of volumes that containers use, running or not.
+    /// Volumes that containers use, running or not, with the ids of those.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn used(&self) -> Result<BTreeSet<String>> {
-        let users = self.store.read_volumes(|tx| tx.users())?;
-        Ok(users.into_iter().map(|u| u.volume).collect())
+    pub fn used(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
+        let mut used: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for user in self.store.read_volumes(|tx| tx.users())? {
+            used.entry(user.volume).or_default().insert(user.container);
+        }
+        Ok(used)
+    }
+
+    /// What is in a volume, in bytes; `None` if it is a directory of the host's.
+    ///
+    /// # Errors
+    /// If it cannot be walked.
+    pub fn size(&self, volume: &Volume) -> Result<Option<u64>> {
+        if volume.device().is_some() {
+            return Ok(None);
+        }
+        let path = self.data(&volume.name);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(CWD, &path, flags, Mode::empty()) {
+            Ok(dir) => Ok(Some(Usage::of_tree(dir.as_fd())?.bytes)),
+            // It is removed meanwhile.
+            Err(rustix::io::Errno::NOENT) => Ok(Some(0)),
+            Err(e) => Err(failed("open", &path)(e)),
+        }
     }
 
     /// Removes a volume that no container uses, and all that is in it.

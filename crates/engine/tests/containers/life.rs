@@ -267,7 +267,7 @@ fn create_start_attach_and_prune() {
         );
         // Without its image a container that does not run keeps the layers that it needs.
         h.ok(&["rmi", "-f", "box"]);
-        h.ok(&["system", "prune", "-a", "-f"]);
+        h.ok(&["image", "prune", "-a", "-f"]);
         assert_eq!(h.ok(&["start", "-a", "c2"]), "/mark\n");
         h.ok(&["import", &h.path("box.tar"), "box", "-c", "CMD [\"true\"]"]);
         let pruned = h.ok(&["container", "prune", "-f"]);

@@ -11,6 +11,7 @@ mod life;
 mod pushed;
 mod streams;
 mod terminal;
+mod usage;
 mod watch;
 
 use std::{

@@ -8,9 +8,11 @@ mod inspect;
 mod lifecycle;
 mod logs;
 mod parse;
-mod prune;
+mod port;
+pub(super) mod prune;
 mod ps;
 mod request;
+pub(super) mod row;
 mod run;
 mod signals;
 mod stats;
@@ -71,7 +73,7 @@ pub(super) enum Verb {
     /// Show what containers have written.
     Logs(logs::LogsArgs),
     /// Show the published ports of a container.
-    Port(ps::PortArgs),
+    Port(port::PortArgs),
     /// Show the processes of a container.
     Top(stats::TopArgs),
     /// Show what containers use of the machine.
@@ -158,7 +160,7 @@ fn quiet(globals: &Globals, verb: &Verb, cancel: &Cancel, signals: &Signals) -> 
         Verb::Rename(a) => lifecycle::rename(globals, a, cancel),
         Verb::Update(a) => update::update(globals, a, cancel),
         Verb::Ps(a) => ps::ps(globals, a, cancel),
-        Verb::Port(a) => ps::port(globals, a, cancel),
+        Verb::Port(a) => port::port(globals, a, cancel),
         Verb::Logs(a) => logs::logs(globals, a, cancel, signals),
         Verb::Top(a) => stats::top(globals, a, cancel),
         Verb::Stats(a) => stats::stats(globals, a, cancel, signals),

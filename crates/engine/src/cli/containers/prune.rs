@@ -1,16 +1,16 @@
 //! `unlade container prune`.
 
 use clap::Args;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use unlade_unpack::Cancel;
 
 use crate::{
     cli::{
         globals::Globals,
-        human::{self, Filters},
+        human::{self, Chosen},
         out,
     },
-    container::{Containers, Removal},
+    container::{Containers, PrunedContainers, Record},
     error::Result,
 };
 
@@ -25,43 +25,36 @@ pub(in crate::cli) struct PruneArgs {
     force: bool,
 }
 
+/// Whether a prune takes a container, if that does not run.
+pub(in crate::cli) fn is_chosen(chosen: &Chosen, record: &Record) -> bool {
+    let made = Timestamp::from_nanosecond(record.created.into()).unwrap_or_default();
+    chosen.fits(made, Containers::labels(record))
+}
+
+pub(in crate::cli) fn say(pruned: &PrunedContainers) -> Result<()> {
+    if pruned.ids.is_empty() {
+        return Ok(());
+    }
+    out::text(&format!(
+        "Deleted Containers:\n{}\n\n",
+        pruned.ids.join("\n")
+    ))
+}
+
 pub(super) fn prune(globals: &Globals, args: &PruneArgs, cancel: &Cancel) -> Result<()> {
-    let filters = Filters::parse(&args.filter, &["label", "label!", "until"])?;
-    let until = filters.until(Timestamp::now(), &TimeZone::system())?;
-    let what = "This will remove all containers that do not run.";
+    let chosen = Chosen::parse(&args.filter)?;
+    let what = "WARNING! This will remove all stopped containers.";
     if !args.force && !crate::cli::confirm(what, cancel)? {
         return Ok(());
     }
     let engine = globals.engine(cancel)?;
-    let containers = engine.containers()?;
-    let (mut removed, mut bytes, mut failed) = (Vec::new(), 0, None);
-    for listed in containers.list()? {
-        let record = &listed.record;
-        let making = record.stage == crate::store::Stage::Creating;
-        let created = i128::from(record.created);
-        if listed.view.is_active()
-            || making
-            || !filters.labels(Containers::labels(record))
-            || until.is_some_and(|t| created >= t.as_nanosecond())
-        {
-            continue;
-        }
-        let size = containers.size(record).map_or(0, |(own, _)| own);
-        match containers.remove(record, Removal::default()) {
-            Ok(_) => {
-                bytes += size;
-                removed.push(record.id.clone());
-            }
-            Err(e) => {
-                failed.get_or_insert(e);
-            }
-        }
-    }
-    if !removed.is_empty() {
-        out::line("Deleted Containers:")?;
-        removed.iter().try_for_each(|id| out::line(id))?;
-        out::line("")?;
-    }
-    out::line(&format!("Total reclaimed space: {}", human::size(bytes, 4)))?;
-    failed.map_or(Ok(()), Err)
+    let pruned = engine
+        .containers()?
+        .prune(&|record| is_chosen(&chosen, record))?;
+    say(&pruned)?;
+    out::line(&format!(
+        "Total reclaimed space: {}",
+        human::size(pruned.bytes, 4)
+    ))?;
+    pruned.failed.map_or(Ok(()), Err)
 }

@@ -1,18 +1,11 @@
-//! `unlade ps` and `unlade port`.
+//! `unlade ps`: which containers, and in which form.
 
 use clap::Args;
-use jiff::{Timestamp, tz::TimeZone};
 use unlade_unpack::Cancel;
 
-use super::status;
+use super::row::{COLUMNS, Size, WITH_SIZE, row};
 use crate::{
-    cli::{
-        globals::Globals,
-        human::{self, Filters},
-        out,
-        table::{Columns, List},
-        template::Value,
-    },
+    cli::{globals::Globals, human::Filters, out, table::List},
     container::{Containers, Listed},
     engine::Engine,
     error::{Error, Kind, Result},
@@ -23,51 +16,6 @@ const FILTERS: &[&str] = &[
     "ancestor", "before", "exited", "expose", "health", "id", "label", "label!", "name", "network",
     "publish", "since", "status", "volume",
 ];
-
-const COLUMNS: Columns = Columns {
-    name: "container",
-    headers: &[
-        ("Command", "COMMAND"),
-        ("CreatedAt", "CREATED AT"),
-        ("ID", "CONTAINER ID"),
-        ("Image", "IMAGE"),
-        ("Labels", "LABELS"),
-        ("LocalVolumes", "LOCAL VOLUMES"),
-        ("Mounts", "MOUNTS"),
-        ("Names", "NAMES"),
-        ("Networks", "NETWORKS"),
-        ("Platform", "PLATFORM"),
-        ("Ports", "PORTS"),
-        ("RunningFor", "CREATED"),
-        ("Size", "SIZE"),
-        ("State", "STATE"),
-        ("Status", "STATUS"),
-    ],
-    table: &[
-        "ID",
-        "Image",
-        "Command",
-        "RunningFor",
-        "Status",
-        "Ports",
-        "Names",
-    ],
-    quiet: "ID",
-};
-
-const WITH_SIZE: Columns = Columns {
-    table: &[
-        "ID",
-        "Image",
-        "Command",
-        "RunningFor",
-        "Status",
-        "Ports",
-        "Names",
-        "Size",
-    ],
-    ..COLUMNS
-};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PsArgs {
@@ -266,171 +214,21 @@ pub(super) fn ps(globals: &Globals, args: &PsArgs, cancel: &Cancel) -> Result<()
         .unwrap_or(usize::MAX);
     let columns = if args.size { &WITH_SIZE } else { &COLUMNS };
     let mut list = List::new(columns, args.format.as_deref(), args.quiet)?;
-    let size = args.size || args.format.as_ref().is_some_and(|f| f.contains(".Size"));
+    let size = match args.size || args.format.as_ref().is_some_and(|f| f.contains(".Size")) {
+        true => Size::Looked,
+        false => Size::Unknown,
+    };
     let mut shown = 0;
     for listed in containers.list()? {
         if shown == most {
             break;
         }
         if (all || listed.view.is_active()) && wanted.fits(&containers, &listed)? {
-            list.row(row(&engine, &containers, &listed, args, size)?)?;
+            list.row(row(&engine, &containers, &listed, args.no_trunc, size)?)?;
             shown += 1;
         }
     }
     out::text(&list.finish()?)
-}
-
-fn row<'a>(
-    engine: &Engine,
-    containers: &Containers<'_>,
-    listed: &Listed,
-    args: &PsArgs,
-    size: bool,
-) -> Result<Vec<(&'a str, Value)>> {
-    let Listed { record, view } = listed;
-    let now = Timestamp::now();
-    let created = record.created / 1_000_000_000;
-    let settings = containers.network_settings(record, view)?;
-    let whole = args.no_trunc;
-    let cut = |text: &str, width| {
-        if whole {
-            text.to_owned()
-        } else {
-            human::ellipsis(text, width)
-        }
-    };
-    let labels = Containers::labels(record);
-    let points = containers.points(record);
-    let mounts: Vec<String> = points
-        .iter()
-        .map(|p| {
-            cut(
-                if p.name.is_empty() {
-                    &p.source
-                } else {
-                    &p.name
-                },
-                15,
-            )
-        })
-        .collect();
-    let local = points.iter().filter(|p| p.driver == "local").count();
-    let networks: Vec<&str> = settings.networks.keys().map(|n| &**n).collect();
-    let size = if size {
-        let (own, all) = containers.size(record)?;
-        format!("{} (virtual {})", human::size(own, 3), human::size(all, 3))
-    } else {
-        "0B".to_owned()
-    };
-    Ok(vec![
-        (
-            "Command",
-            Value::text(format!("\"{}\"", cut(&listed.command(), 20))),
-        ),
-        (
-            "CreatedAt",
-            Value::text(human::date(created, &TimeZone::system())),
-        ),
-        (
-            "ID",
-            Value::text(if whole {
-                &*record.id
-            } else {
-                record.short_id()
-            }),
-        ),
-        ("Image", Value::text(image(engine, listed, whole)?)),
-        ("Label", Value::labels(labels)),
-        ("Labels", Value::text(human::labels(labels))),
-        ("LocalVolumes", Value::text(local.to_string())),
-        ("Mounts", Value::text(mounts.join(","))),
-        ("Names", Value::text(&*record.name)),
-        ("Networks", Value::text(networks.join(","))),
-        ("Platform", Value::platform(&record.facts.platform)),
-        ("Ports", Value::text(status::ports(&settings, listed))),
-        ("RunningFor", Value::text(human::ago(created, now))),
-        ("Size", Value::text(size)),
-        ("State", Value::text(view.status.as_str())),
-        ("Status", Value::text(status::status(view, now))),
-    ])
-}
-
-/// The image as it was asked for; its id once that name is another's, as docker shows it.
-fn image(engine: &Engine, listed: &Listed, whole: bool) -> Result<String> {
-    let record = &listed.record;
-    let asked = &record.request.config.image;
-    let same = match engine.store().resolve(asked) {
-        Ok(image) => image.id == record.image,
-        Err(_) => false,
-    };
-    let id = record.image.to_string();
-    Ok(match same {
-        true if asked.starts_with("sha256:") && !whole => human::short_id(asked).to_owned(),
-        true => asked.clone(),
-        false if whole => id,
-        false => human::short_id(&id).to_owned(),
-    })
-}
-
-#[derive(Debug, Args)]
-pub(in crate::cli) struct PortArgs {
-    /// Name or id.
-    #[arg(value_name = "CONTAINER")]
-    container: String,
-
-    /// Only this one: PORT[/PROTOCOL].
-    #[arg(value_name = "PORT")]
-    port: Option<String>,
-}
-
-pub(super) fn port(globals: &Globals, args: &PortArgs, cancel: &Cancel) -> Result<()> {
-    let engine = globals.engine(cancel)?;
-    let containers = engine.containers()?;
-    let record = containers.find(&args.container)?;
-    let view = containers.view(&record)?;
-    let settings = containers.network_settings(&record, &view)?;
-    let wanted = args.port.as_ref().map(|p| match p.split_once('/') {
-        Some((port, protocol)) => format!("{port}/{}", protocol.to_ascii_lowercase()),
-        None => format!("{p}/tcp"),
-    });
-    let mut lines = Vec::new();
-    for (port, bindings) in &settings.ports {
-        if wanted.as_ref().is_some_and(|w| w != port) {
-            continue;
-        }
-        for binding in bindings.iter().flatten() {
-            let ip = match &*binding.host_ip {
-                "" => "0.0.0.0".to_owned(),
-                ip if ip.contains(':') => format!("[{ip}]"),
-                ip => ip.to_owned(),
-            };
-            let at = format!("{ip}:{}", binding.host_port);
-            lines.push(if wanted.is_some() {
-                at
-            } else {
-                format!("{port} -> {at}")
-            });
-        }
-    }
-    if lines.is_empty()
-        && let Some(wanted) = wanted
-    {
-        let m = format!(
-            "no public port '{}' published for {}",
-            show(&wanted),
-            args.container
-        );
-        return Err(Error::new(Kind::NotFound, m)
-            .with_hint("`unlade port CONTAINER` lists those that there are"));
-    }
-    lines.sort_by_key(|line| {
-        let number = line
-            .split(['/', ' '])
-            .next()
-            .and_then(|n| n.parse::<u16>().ok());
-        (number, line.clone())
-    });
-    lines.iter().try_for_each(|line| out::line(line))
 }
 
 #[cfg(test)]
