@@ -58,9 +58,9 @@ pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) ->
     done
 }
 
-/// A line for each field: where it is, what it is, who decided on it.
+/// A line for each field: where it is, who decided on it, what it is. Values may be very long.
 pub(super) fn explained(fields: &[Field]) -> Result<String> {
-    let mut text = String::from("FIELD\tVALUE\tORIGIN\n");
+    let mut text = String::from("FIELD\tORIGIN\tVALUE\n");
     for field in fields {
         let origin = serde_json::to_value(field.origin)
             .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
@@ -71,7 +71,7 @@ pub(super) fn explained(fields: &[Field]) -> Result<String> {
             format!(": {}", field.detail)
         };
         text.push_str(&format!(
-            "{}\t{}\t{origin}{detail}\n",
+            "{}\t{origin}{detail}\t{}\n",
             field.path, field.value
         ));
     }
