@@ -43,6 +43,8 @@ pub struct Config {
     pub runtime: Option<String>,
     /// The shim's program. Default: `unlade-shim` beside this one, or else in `PATH`.
     pub shim: Option<PathBuf>,
+    /// Directories with files of CDI; the last comes first. Default: `/etc/cdi`, `/var/run/cdi`.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// How registries are reached.
     pub registry: Registry,
     /// How containers get a network.
@@ -140,6 +142,7 @@ struct Raw {
     max_concurrent_downloads: Option<usize>,
     runtime: Option<String>,
     shim: Option<PathBuf>,
+    cdi_spec_dirs: Option<Vec<PathBuf>>,
     registry: Registry,
     network: Network,
 }
@@ -156,6 +159,7 @@ impl Default for Config {
             max_concurrent_downloads: 6,
             runtime: None,
             shim: None,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             registry: Registry::default(),
             network: Network::default(),
             file: None,
@@ -264,7 +268,12 @@ impl Config {
             Some(path) => Some(directory("shim", Some(path), PathBuf::new())?),
             None => None,
         };
+        let cdi = raw.cdi_spec_dirs.unwrap_or(default.cdi_spec_dirs);
+        let cdi = cdi
+            .into_iter()
+            .map(|dir| directory("cdi-spec-dirs", Some(dir), PathBuf::new()));
         Ok(Self {
+            cdi_spec_dirs: cdi.collect::<Result<_>>()?,
             root: directory("root", raw.root, default.root)?,
             run_root: directory("run-root", raw.run_root, default.run_root)?,
             graph_driver: raw.graph_driver,
@@ -369,6 +378,7 @@ mod tests {
             max-concurrent-downloads = 3
             runtime = "crun"
             shim = "/s"
+            cdi-spec-dirs = ["/cdi"]
             [registry]
             mirrors = ["https://m.example"]
             insecure-registries = ["10.0.0.0/8", "host:5000"]
@@ -392,6 +402,7 @@ mod tests {
             max_concurrent_downloads: 3,
             runtime: Some("crun".into()),
             shim: Some("/s".into()),
+            cdi_spec_dirs: vec!["/cdi".into()],
             registry,
             network: Network::default(),
             file: None,

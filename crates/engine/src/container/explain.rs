@@ -77,12 +77,15 @@ impl Containers<'_> {
             other if other.starts_with("container:") => Ns::Path(other.into()),
             _ => Ns::New,
         };
+        let user = spec::user::resolve(root, &request.config.user, &host.group_add)?;
+        let dirs = &self.config.cdi_spec_dirs;
         let placement = Placement {
             id: id.to_owned(),
             name: name.to_owned(),
             hostname: request.config.hostname.clone(),
             rootfs: "rootfs".into(),
-            user: spec::user::resolve(root, &request.config.user, &host.group_add)?,
+            cdi: spec::cdi::find(dirs, &host.device_requests, &user)?,
+            user,
             network: match &*host.network_mode {
                 "none" => Ns::New,
                 "host" => Ns::Host,

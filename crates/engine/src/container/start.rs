@@ -242,6 +242,8 @@ impl Containers<'_> {
             Some((other, _)) => their_files(&self.place(&other.id)?.run),
             None => network::files::write(&place.run, &who, request, &attached)?,
         };
+        let requests = &request.host_config.device_requests;
+        let cdi = spec::cdi::find(&self.config.cdi_spec_dirs, requests, &user)?;
         let host = self.host();
         let cgroup = cgroup(request, &record.id);
         let placement = Placement {
@@ -261,6 +263,7 @@ impl Containers<'_> {
             files,
             mounts: resolved.mounts.clone(),
             devices: spec::devices::find(request)?,
+            cdi,
             cgroup_path: cgroup.clone(),
             init: init(request)?,
             runtime: facts,

@@ -129,6 +129,7 @@ pub fn assemble(
 ) -> Result<Assembled> {
     let mut warnings = check(request, host)?;
     let mut notes = Notes::default();
+    let place = &place.cdi.place(place);
     let h = &request.host_config;
     let options = Options::parse(&h.security_opt)?;
     let mode = image_security(&h.image_security, place.image_security)?;
@@ -147,6 +148,7 @@ pub fn assemble(
         caps: &caps,
     };
     let mut process = process::assemble(&given, &mut notes)?;
+    place.cdi.environment(&mut process);
     process.set_apparmor_profile(security::apparmor(h, &options, host)?);
     let apparmor = if options.apparmor.is_some() {
         Origin::User
@@ -217,6 +219,7 @@ pub fn assemble(
         annotations.insert(seccomp::PROGRAM.to_owned(), program);
     }
     spec.set_annotations(Some(annotations).filter(|a| !a.is_empty()));
+    place.cdi.finish(&mut spec, &mut notes)?;
     Ok(Assembled {
         spec,
         warnings,

@@ -77,7 +77,7 @@ fn one(asked: &DeviceMapping, out: &mut Vec<DeviceNode>) -> Result<()> {
         no_controls("the path of a device", path)?;
         if !path.starts_with('/') {
             let e = Error::new(Kind::BadInput, format!("`{}` is no device", show(path)));
-            return Err(e.with_hint("give an absolute path; names of CDI are not known here"));
+            return Err(e.with_hint("give an absolute path, or vendor.com/class=name for CDI"));
         }
     }
     let before = out.len();
@@ -94,11 +94,17 @@ fn one(asked: &DeviceMapping, out: &mut Vec<DeviceNode>) -> Result<()> {
         }
         return Ok(());
     }
-    match node(&meta, to, access) {
-        Some(node) => out.push(node),
-        None => return bad(format!("`{from}` is no device"), "use -v for files"),
-    }
+    out.push(look(from, to, access)?);
     Ok(())
+}
+
+/// The node at `from`, as it is to be at `to`.
+pub(super) fn look(from: &str, to: &str, access: &str) -> Result<DeviceNode> {
+    let meta = fs::metadata(from).map_err(|e| missing(from, e))?;
+    match node(&meta, to, access) {
+        Some(node) => Ok(node),
+        None => bad(format!("`{from}` is no device"), "use -v for files"),
+    }
 }
 
 fn missing(path: &str, e: std::io::Error) -> Error {

@@ -11,6 +11,7 @@
 mod assemble;
 mod bounds;
 mod caps;
+pub mod cdi;
 mod check;
 pub mod devices;
 pub mod explain;

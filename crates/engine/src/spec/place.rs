@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::Mount;
 use serde::{Deserialize, Serialize};
 
+use super::cdi::Edits;
+
 /// What the engine has decided and made for one container. Nothing here comes from the image
 /// unchecked: paths are the engine's own, and ids are resolved.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub struct Placement {
     pub mounts: Vec<Mount>,
     /// Device nodes of the host that it gets; see [`super::devices::find`].
     pub devices: Vec<DeviceNode>,
+    /// What its devices of CDI change; see [`super::cdi::find`].
+    pub cdi: Edits,
     /// Path of its control group: `/unlade/ID`, or `slice:prefix:name` for systemd.
     pub cgroup_path: String,
     /// The init that becomes its first process, on the host.

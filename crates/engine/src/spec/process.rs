@@ -51,7 +51,7 @@ fn name(entry: &str) -> &str {
 }
 
 /// Puts `more` over `env`: the same name is replaced where it stands, a bare one taken away.
-fn overlay(env: &mut Vec<String>, more: &[String]) {
+pub(super) fn overlay(env: &mut Vec<String>, more: &[String]) {
     for entry in more {
         let at = env.iter().position(|e| name(e) == name(entry));
         match (entry.contains('='), at) {

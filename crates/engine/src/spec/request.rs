@@ -209,6 +209,9 @@ pub struct HostConfig {
     /// Device nodes of the host.
     #[serde(deserialize_with = "or_default")]
     pub devices: Vec<DeviceMapping>,
+    /// Devices by kind or by the names that a vendor gives them: `--gpus`, and `--device` of CDI.
+    #[serde(deserialize_with = "or_default")]
+    pub device_requests: Vec<DeviceRequest>,
     /// `c 13:* rmw`.
     #[serde(deserialize_with = "or_default")]
     pub device_cgroup_rules: Vec<String>,
@@ -333,6 +336,25 @@ pub struct DeviceMapping {
     pub path_in_container: String,
     /// Of `rwm`; empty for all.
     pub cgroup_permissions: String,
+}
+
+/// Devices that a driver knows how to give.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeviceRequest {
+    /// `cdi`, `nvidia`, or empty for what `capabilities` say.
+    pub driver: String,
+    /// How many; -1 for all.
+    pub count: i64,
+    /// Which ones; for `cdi` whole names.
+    #[serde(rename = "DeviceIDs", deserialize_with = "or_default")]
+    pub device_ids: Vec<String>,
+    /// What they must all be able to, in any of these sets.
+    #[serde(deserialize_with = "or_default")]
+    pub capabilities: Vec<Vec<String>>,
+    /// Free for the driver.
+    #[serde(deserialize_with = "or_default")]
+    pub options: BTreeMap<String, String>,
 }
 
 /// A resource limit.

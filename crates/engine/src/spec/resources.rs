@@ -6,7 +6,7 @@ use oci_spec::runtime::{
 };
 
 use super::{
-    bounds, devices,
+    bounds, cdi, devices,
     explain::{Notes, Origin},
     host::HostFacts,
     place::DeviceNode,
@@ -22,6 +22,7 @@ pub(super) fn check(h: &HostConfig, host: &HostFacts) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     limits(h, host, &mut warnings)?;
     devices::rules(&h.device_cgroup_rules)?;
+    cdi::names(&h.device_requests)?;
     Ok(warnings)
 }
 

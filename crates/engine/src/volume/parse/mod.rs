@@ -12,7 +12,7 @@ use std::{
 pub(super) use self::{bind::bind, mount::check, tmpfs::tmpfs_options};
 pub use self::{
     bind::{Flag, volume},
-    mount::mount,
+    mount::{fields, mount},
     tmpfs::tmpfs,
 };
 use crate::error::{Error, Kind, Result};

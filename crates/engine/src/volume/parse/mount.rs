@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// Fields of comma-separated values; a field in quotes may hold commas.
-fn fields(text: &str) -> Result<Vec<String>> {
+///
+/// # Errors
+/// [`Kind::BadInput`] if a quote is not closed.
+pub fn fields(text: &str) -> Result<Vec<String>> {
     let (mut all, mut field, mut quoted) = (Vec::new(), String::new(), false);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

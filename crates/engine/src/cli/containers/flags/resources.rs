@@ -103,9 +103,13 @@ pub(in crate::cli::containers) struct ResourceFlags {
     #[arg(long, value_name = "BYTES")]
     pub(in crate::cli::containers) shm_size: Option<String>,
 
-    /// Device of the host: PATH[:PATH][:PERMISSIONS].
+    /// Device of the host: PATH[:PATH][:PERMISSIONS], or vendor.com/class=NAME of CDI.
     #[arg(long, value_name = "DEVICE")]
     pub(in crate::cli::containers) device: Vec<String>,
+
+    /// GPUs, through CDI: all, how many, or device=…; a list in quotes: '"device=0,1"'.
+    #[arg(long, value_name = "GPUS")]
+    pub(in crate::cli::containers) gpus: Vec<String>,
 
     /// Rule for devices: TYPE MAJOR:MINOR PERMISSIONS.
     #[arg(long, value_name = "RULE")]

@@ -1,7 +1,12 @@
 //! Devices of the host, and rules for them.
 
 use super::bad;
-use crate::{error::Result, image::json::show, spec::request::DeviceMapping};
+use crate::{
+    error::Result,
+    image::json::show,
+    spec::request::{DeviceMapping, DeviceRequest},
+    volume,
+};
 
 /// `PATH[:PATH][:PERMISSIONS]`.
 pub(in crate::cli::containers) fn device(text: &str) -> Result<DeviceMapping> {
@@ -44,6 +49,58 @@ pub(in crate::cli::containers) fn device(text: &str) -> Result<DeviceMapping> {
         path_in_container: target.to_owned(),
         cgroup_permissions: mode.to_owned(),
     })
+}
+
+/// `--gpus`: `all`, a number, or `KEY=VALUE`s, of which `device`, `capabilities` and `options` are
+/// lists if they are quoted.
+pub(in crate::cli::containers) fn gpus(text: &str) -> Result<DeviceRequest> {
+    let hint = "write all, a number, or device=…; a list in quotes: '\"device=0,1\"'";
+    let mut asked = DeviceRequest::default();
+    let mut capabilities = vec!["gpu".to_owned()];
+    let mut seen = Vec::new();
+    for field in volume::parse::fields(text)? {
+        let (key, value) = field.split_once('=').unwrap_or(("count", &field));
+        if seen.iter().any(|k| k == key) {
+            let m = format!("gpu request key '{}' can be specified only once", show(key));
+            return Err(bad(m, hint));
+        }
+        seen.push(key.to_owned());
+        let list = || value.split(',').map(str::to_owned);
+        match key {
+            "count" if value == "all" => asked.count = -1,
+            "count" => {
+                let count = value.parse().ok().filter(|n| *n >= -1);
+                asked.count = count.ok_or_else(|| {
+                    bad(
+                        format!(
+                            "invalid count ({}): value must be either \"all\" or an integer",
+                            show(value)
+                        ),
+                        hint,
+                    )
+                })?;
+            }
+            "device" => asked.device_ids = list().collect(),
+            "driver" => value.clone_into(&mut asked.driver),
+            "capabilities" => capabilities.extend(list()),
+            "options" => {
+                let pairs = list().map(|o| match o.split_once('=') {
+                    Some((key, value)) => (key.to_owned(), value.to_owned()),
+                    None => (o, String::new()),
+                });
+                asked.options = pairs.collect();
+            }
+            key => {
+                let m = format!("unexpected key '{}' in '{}'", show(key), show(&field));
+                return Err(bad(m, hint));
+            }
+        }
+    }
+    if !seen.iter().any(|k| matches!(&**k, "count" | "device")) {
+        asked.count = 1;
+    }
+    asked.capabilities = vec![capabilities];
+    Ok(asked)
 }
 
 /// `TYPE MAJOR:MINOR PERMISSIONS`.
@@ -94,6 +151,15 @@ mod tests {
             "invalid device specification: /a:/b:r:w"
         );
         assert_eq!(said(d("a")), "a is not an absolute path");
+        let g = |text: &str| gpus(text).map(|g| (g.count, g.device_ids.join(" "), g.driver));
+        let is = |count, ids: &str| (count, ids.to_owned(), String::new());
+        assert_eq!(g("all").unwrap(), is(-1, ""));
+        assert_eq!(g("2").unwrap(), is(2, ""));
+        assert_eq!(g("device=0").unwrap(), is(0, "0"));
+        assert_eq!(g("\"device=0,GPU-1\"").unwrap(), is(0, "0 GPU-1"));
+        assert_eq!(g("driver=x").unwrap(), (1, String::new(), "x".to_owned()));
+        assert!(said(g("x")).starts_with("invalid count (x)"));
+        assert!(said(g("1,2")).contains("only once") && said(g("a=1")).contains("unexpected key"));
         for good in ["c 1:3 rwm", "a *:* m", "b 8:* r"] {
             assert_eq!(device_rule(good).unwrap(), good);
         }

@@ -6,7 +6,7 @@ mod lists;
 mod network;
 
 pub(super) use self::{
-    devices::{device, device_rule},
+    devices::{device, device_rule, gpus},
     limits::{bytes, bytes_or_unlimited, cpus, ulimit},
     lists::{env, full_pairs, labels, pairs},
     network::{address, extra_host, mac_address},

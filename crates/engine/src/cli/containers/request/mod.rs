@@ -11,7 +11,8 @@ use crate::{
     image::{json::show, time::go_duration},
     network::{flag, ports},
     spec::{
-        request::{ContainerConfig, Healthcheck, HostConfig, LogConfig, Nothing, Request},
+        cdi,
+        request::{ContainerConfig, DeviceRequest, Healthcheck, HostConfig, LogConfig, Nothing, Request},
         security::read_profile,
     },
     volume,
@@ -225,11 +226,24 @@ fn resources(host: &mut HostConfig, flags: &ResourceFlags) -> Result<()> {
         .map(|u| parse::ulimit(u))
         .collect::<Result<_>>()?;
     host.shm_size = bytes(&flags.shm_size)?;
-    host.devices = flags
+    let (cdi, nodes): (Vec<_>, Vec<_>) = flags
         .device
         .iter()
+        .partition(|d| cdi::Name::parse(d).is_some());
+    host.devices = nodes
+        .into_iter()
         .map(|d| parse::device(d))
         .collect::<Result<_>>()?;
+    for text in &flags.gpus {
+        host.device_requests.push(parse::gpus(text)?);
+    }
+    if !cdi.is_empty() {
+        host.device_requests.push(DeviceRequest {
+            driver: "cdi".to_owned(),
+            device_ids: cdi.into_iter().cloned().collect(),
+            ..DeviceRequest::default()
+        });
+    }
     host.device_cgroup_rules = flags
         .device_cgroup_rule
         .iter()
