@@ -86,6 +86,7 @@ impl Containers<'_> {
             rootfs: "rootfs".into(),
             cdi: spec::cdi::find(dirs, &host.device_requests, &user)?,
             user,
+            disks: spec::blkio::find(host)?,
             network: match &*host.network_mode {
                 "none" => Ns::New,
                 "host" => Ns::Host,

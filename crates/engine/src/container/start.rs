@@ -264,6 +264,7 @@ impl Containers<'_> {
             mounts: resolved.mounts.clone(),
             devices: spec::devices::find(request)?,
             cdi,
+            disks: spec::blkio::find(&request.host_config)?,
             cgroup_path: cgroup.clone(),
             init: init(request)?,
             runtime: facts,

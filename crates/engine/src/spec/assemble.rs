@@ -286,7 +286,7 @@ fn linux(given: &Given<'_>, notes: &mut Notes) -> Result<Linux> {
     notes.set("linux.cgroupsPath", Origin::Engine, "");
     let mut linux: Linux = LinuxBuilder::default()
         .namespaces(namespaces(given, notes)?)
-        .resources(resources::assemble(h, host, &place.devices, notes)?)
+        .resources(resources::assemble(h, host, place, notes)?)
         .masked_paths(masked)
         .readonly_paths(read_only)
         .build()

@@ -84,12 +84,6 @@ fn cpu(h: &HostConfig, host: &HostFacts) -> Result<()> {
         let m = format!("a CPU quota of {} microseconds", h.cpu_quota);
         return bad(m, "the least is 1000");
     }
-    if h.blkio_weight != 0 && !(10..=1000).contains(&h.blkio_weight) {
-        return bad(
-            format!("a block I/O weight of {}", h.blkio_weight),
-            "it is between 10 and 1000",
-        );
-    }
     for (what, asked, there) in [
         ("CPUs", &h.cpuset_cpus, &host.cpus),
         ("memory nodes", &h.cpuset_mems, &host.mems),

@@ -30,6 +30,8 @@ pub struct HostFacts {
     pub swap_limit: bool,
     /// Whether block I/O can be weighted.
     pub blkio_weight: bool,
+    /// Whether it can be weighted for single disks.
+    pub blkio_weight_device: bool,
     /// The engine's bounding set, as `CAP_…`.
     pub bounding: BTreeSet<String>,
     /// Whether the kernel has time namespaces.
@@ -84,12 +86,15 @@ impl HostFacts {
         } else {
             there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
         };
-        let blkio_weight = if cgroup_v2 {
-            controllers.contains("io") && groups_have("io.bfq.weight")
-        } else {
-            there("/sys/fs/cgroup/blkio/blkio.weight")
-                || there("/sys/fs/cgroup/blkio/blkio.bfq.weight")
+        let weighs = |v2: &str, v1: &[&str]| match cgroup_v2 {
+            true => controllers.contains("io") && groups_have(v2),
+            false => v1.iter().any(|file| below_has("blkio", file)),
         };
+        let blkio_weight = weighs("io.bfq.weight", &["blkio.weight", "blkio.bfq.weight"]);
+        let blkio_weight_device = weighs(
+            "io.bfq.weight",
+            &["blkio.weight_device", "blkio.bfq.weight_device"],
+        );
         let apparmor = line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y");
         let selinux = there("/sys/fs/selinux/enforce");
         Self {
@@ -100,6 +105,7 @@ impl HostFacts {
             controllers,
             swap_limit,
             blkio_weight,
+            blkio_weight_device,
             bounding,
             time_namespace: there("/proc/self/ns/time"),
             cgroup_namespace: there("/proc/self/ns/cgroup"),
@@ -193,7 +199,13 @@ fn groups_have(file: &str) -> bool {
     if own.join(file).exists() {
         return true;
     }
-    let below = fs::read_dir(CGROUPS).ok().and_then(|entries| {
+    below_has("", file)
+}
+
+/// Whether a group below the topmost one of a hierarchy has a file: some files only those have.
+fn below_has(hierarchy: &str, file: &str) -> bool {
+    let entries = fs::read_dir(Path::new(CGROUPS).join(hierarchy)).ok();
+    let below = entries.and_then(|entries| {
         let mut entries = entries.flatten().map(|e| e.path());
         entries.find(|p| p.join("cgroup.procs").exists())
     });

@@ -9,6 +9,7 @@
 //! security is to tighten it, and none of it becomes an annotation, which runtimes act on.
 
 mod assemble;
+pub mod blkio;
 mod bounds;
 mod caps;
 pub mod cdi;

@@ -1,6 +1,6 @@
 //! What the engine has decided and made for one container before its spec is assembled.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use oci_spec::runtime::Mount;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ pub struct Placement {
     pub devices: Vec<DeviceNode>,
     /// What its devices of CDI change; see [`super::cdi::find`].
     pub cdi: Edits,
+    /// Major and minor numbers of the disks whose use is limited; see [`super::blkio::find`].
+    pub disks: BTreeMap<String, (u32, u32)>,
     /// Path of its control group: `/unlade/ID`, or `slice:prefix:name` for systemd.
     pub cgroup_path: String,
     /// The init that becomes its first process, on the host.

@@ -206,6 +206,21 @@ pub struct HostConfig {
     pub cpuset_mems: String,
     /// 10 to 1000; 0 for the default.
     pub blkio_weight: u16,
+    /// Weights for single disks.
+    #[serde(deserialize_with = "or_default")]
+    pub blkio_weight_device: Vec<WeightDevice>,
+    /// Bytes that may be read from a disk each second.
+    #[serde(deserialize_with = "or_default")]
+    pub blkio_device_read_bps: Vec<ThrottleDevice>,
+    /// See `blkio_device_read_bps`.
+    #[serde(deserialize_with = "or_default")]
+    pub blkio_device_write_bps: Vec<ThrottleDevice>,
+    /// Reads of a disk each second.
+    #[serde(rename = "BlkioDeviceReadIOps", deserialize_with = "or_default")]
+    pub blkio_device_read_iops: Vec<ThrottleDevice>,
+    /// Writes to a disk each second.
+    #[serde(rename = "BlkioDeviceWriteIOps", deserialize_with = "or_default")]
+    pub blkio_device_write_iops: Vec<ThrottleDevice>,
     /// Device nodes of the host.
     #[serde(deserialize_with = "or_default")]
     pub devices: Vec<DeviceMapping>,
@@ -336,6 +351,26 @@ pub struct DeviceMapping {
     pub path_in_container: String,
     /// Of `rwm`; empty for all.
     pub cgroup_permissions: String,
+}
+
+/// How much a disk's time counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct WeightDevice {
+    /// Its node on the host.
+    pub path: String,
+    /// 10 to 1000.
+    pub weight: u16,
+}
+
+/// How much a disk may do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ThrottleDevice {
+    /// Its node on the host.
+    pub path: String,
+    /// Bytes or operations each second; 0 for no limit.
+    pub rate: u64,
 }
 
 /// Devices that a driver knows how to give.

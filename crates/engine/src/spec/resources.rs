@@ -1,15 +1,13 @@
 //! Limits of a container's control group. The spec's terms are those of cgroup v1; the runtime
 //! translates them for v2.
 
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxCpuBuilder, LinuxMemory, LinuxPids, LinuxResources,
-};
+use oci_spec::runtime::{LinuxCpu, LinuxCpuBuilder, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::{
-    bounds, cdi, devices,
+    blkio, bounds, cdi, devices,
     explain::{Notes, Origin},
     host::HostFacts,
-    place::DeviceNode,
+    place::Placement,
     request::HostConfig,
 };
 use crate::error::{Error, Kind, Result};
@@ -21,6 +19,7 @@ const PERIOD: i64 = 100_000;
 pub(super) fn check(h: &HostConfig, host: &HostFacts) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     limits(h, host, &mut warnings)?;
+    blkio::check(h, host, &mut warnings)?;
     devices::rules(&h.device_cgroup_rules)?;
     cdi::names(&h.device_requests)?;
     Ok(warnings)
@@ -40,7 +39,6 @@ struct Limits {
     cpus: Option<String>,
     mems: Option<String>,
     pids: Option<i64>,
-    weight: Option<u16>,
 }
 
 fn limits(h: &HostConfig, host: &HostFacts, warnings: &mut Vec<String>) -> Result<Limits> {
@@ -104,11 +102,6 @@ fn limits(h: &HostConfig, host: &HostFacts, warnings: &mut Vec<String>) -> Resul
     if has("pids", "--pids-limit", pids.is_some()) {
         out.pids = pids;
     }
-    if h.blkio_weight != 0 && host.blkio_weight {
-        out.weight = Some(h.blkio_weight);
-    } else if h.blkio_weight != 0 {
-        warnings.push("--blkio-weight is passed over: this kernel cannot weight it".to_owned());
-    }
     without_what_the_kernel_lacks(&mut out, h, host, warnings);
     Ok(out)
 }
@@ -145,12 +138,12 @@ fn without_what_the_kernel_lacks(
 pub(super) fn assemble(
     h: &HostConfig,
     host: &HostFacts,
-    nodes: &[DeviceNode],
+    place: &Placement,
     notes: &mut Notes,
 ) -> Result<LinuxResources> {
     let limits = limits(h, host, &mut Vec::new())?;
     let mut out = LinuxResources::default();
-    out.set_devices(Some(devices::allowed(h, nodes, notes)?));
+    out.set_devices(Some(devices::allowed(h, &place.devices, notes)?));
     for (path, flag, given) in [
         ("memory.limit", "--memory", limits.memory.is_some()),
         ("memory.swap", "--memory-swap", h.memory_swap != 0),
@@ -179,7 +172,6 @@ pub(super) fn assemble(
         ("cpu.cpus", "--cpuset-cpus", true),
         ("cpu.mems", "--cpuset-mems", true),
         ("pids.limit", "--pids-limit", true),
-        ("blockIO.weight", "--blkio-weight", true),
     ] {
         let origin = if given { Origin::User } else { Origin::Default };
         let detail = if given { flag } else { "twice the memory" };
@@ -208,11 +200,7 @@ pub(super) fn assemble(
         pids.set_limit(n);
         pids
     }));
-    out.set_block_io(limits.weight.map(|n| {
-        let mut io = LinuxBlockIo::default();
-        io.set_weight(Some(n));
-        io
-    }));
+    out.set_block_io(blkio::assemble(h, host, &place.disks, notes)?);
     Ok(out)
 }
 
@@ -234,7 +222,7 @@ mod tests {
     }
 
     fn json(h: &HostConfig, host: &HostFacts) -> serde_json::Value {
-        let out = assemble(h, host, &[], &mut Notes::default()).unwrap();
+        let out = assemble(h, host, &Placement::default(), &mut Notes::default()).unwrap();
         let mut value = serde_json::to_value(out).unwrap();
         value.as_object_mut().unwrap().remove("devices");
         value

@@ -1,4 +1,4 @@
-//! Devices that vendors describe in files of CDI, seen from inside.
+//! Devices of vendors, described in files of CDI, and limits of disks, seen from inside.
 
 use crate::*;
 
@@ -121,5 +121,62 @@ fn gpus_come_through_cdi() {
         assert_eq!(seen("\"device=0,1\""), "GPU_0 GPU_1");
         let said = h.fails(125, &["run", "--rm", "--gpus", "3", "box"]);
         assert!(said.contains("nvidia.com/gpu=2"), "{said}");
+    });
+}
+
+/// A disk of this machine: its node, and its numbers as control groups write them.
+fn disk() -> (String, String) {
+    let disks = fs::read_dir("/sys/block").unwrap().flatten();
+    let mut disks = disks.map(|d| {
+        let node = format!("/dev/{}", d.file_name().to_string_lossy());
+        let numbers = fs::read_to_string(d.path().join("dev")).unwrap();
+        let size = fs::read_to_string(d.path().join("size")).unwrap();
+        (node, numbers.trim().to_owned(), size.trim() != "0")
+    });
+    let (node, numbers, _) = disks
+        .find(|(node, _, filled)| *filled && Path::new(node).exists())
+        .expect("no disk on this machine");
+    (node, numbers)
+}
+
+#[test]
+fn disks_are_limited() {
+    hosts("disks_are_limited", |h| {
+        let (node, numbers) = disk();
+        let [bytes, number] = ["2mb", "300"].map(|rate| format!("{node}:{rate}"));
+        for (flag, rate, old, new) in [
+            ("--device-read-bps", &bytes, "read_bps", "rbps"),
+            ("--device-write-bps", &bytes, "write_bps", "wbps"),
+            ("--device-read-iops", &number, "read_iops", "riops"),
+            ("--device-write-iops", &number, "write_iops", "wiops"),
+        ] {
+            let said = h.sh(
+                &[flag, rate],
+                &format!("cat /sys/fs/cgroup/blkio/blkio.throttle.{old}_device /sys/fs/cgroup/io.max 2>/dev/null"),
+            );
+            let rate = if rate == &bytes { "2097152" } else { "300" };
+            let (v1, v2) = (format!("{numbers} {rate}"), format!("{new}={rate}"));
+            let v2 = said.starts_with(&format!("{numbers} ")) && said.contains(&v2);
+            assert!(said == v1 || v2, "{flag}: {said}");
+        }
+        // Where no scheduler weighs, docker and unlade say so and go on.
+        let files = "cat /sys/fs/cgroup/blkio/blkio.weight /sys/fs/cgroup/blkio/blkio.bfq.weight \
+            /sys/fs/cgroup/io.bfq.weight 2>/dev/null";
+        let plain = h.sh(&[], files);
+        let weighted = h.sh(&["--blkio-weight", "300"], files);
+        assert!(
+            plain.is_empty() && weighted.is_empty()
+                || plain != weighted && weighted.trim_start_matches("default ") == "300",
+            "{plain:?} {weighted:?}"
+        );
+        for (flag, value, part) in [
+            ("--device-read-bps", "/dev/null:1mb", "no block device"),
+            ("--device-read-bps", "/dev/nosuch:1mb", "/dev/nosuch"),
+            ("--blkio-weight-device", "/dev/vda:5", "invalid weight"),
+            ("--device-write-iops", "vda:5", "bad format"),
+        ] {
+            let said = h.fails(125, &["run", "--rm", flag, value, "box"]);
+            assert!(said.contains(part), "{flag}: {said}");
+        }
     });
 }

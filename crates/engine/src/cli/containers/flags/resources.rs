@@ -91,6 +91,26 @@ pub(in crate::cli::containers) struct ResourceFlags {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(in crate::cli::containers) blkio_weight: u16,
 
+    /// Weight of block I/O on one disk: PATH:WEIGHT.
+    #[arg(long, value_name = "DEVICE")]
+    pub(in crate::cli::containers) blkio_weight_device: Vec<String>,
+
+    /// Bytes that may be read from a disk each second: PATH:RATE, such as /dev/sda:1mb.
+    #[arg(long, value_name = "DEVICE")]
+    pub(in crate::cli::containers) device_read_bps: Vec<String>,
+
+    /// Bytes that may be written to a disk each second: PATH:RATE.
+    #[arg(long, value_name = "DEVICE")]
+    pub(in crate::cli::containers) device_write_bps: Vec<String>,
+
+    /// Reads of a disk each second: PATH:NUMBER.
+    #[arg(long, value_name = "DEVICE")]
+    pub(in crate::cli::containers) device_read_iops: Vec<String>,
+
+    /// Writes to a disk each second: PATH:NUMBER.
+    #[arg(long, value_name = "DEVICE")]
+    pub(in crate::cli::containers) device_write_iops: Vec<String>,
+
     /// Most processes; -1 for no limit.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(in crate::cli::containers) pids_limit: Option<i64>,

@@ -1,12 +1,14 @@
 //! Values of docker's flags for containers, with docker's words for what is wrong.
 
 mod devices;
+mod disks;
 mod limits;
 mod lists;
 mod network;
 
 pub(super) use self::{
     devices::{device, device_rule, gpus},
+    disks::{rate, weight},
     limits::{bytes, bytes_or_unlimited, cpus, ulimit},
     lists::{env, full_pairs, labels, pairs},
     network::{address, extra_host, mac_address},

@@ -12,7 +12,9 @@ use crate::{
     network::{flag, ports},
     spec::{
         cdi,
-        request::{ContainerConfig, DeviceRequest, Healthcheck, HostConfig, LogConfig, Nothing, Request},
+        request::{
+            ContainerConfig, DeviceRequest, Healthcheck, HostConfig, LogConfig, Nothing, Request,
+        },
         security::read_profile,
     },
     volume,
@@ -219,6 +221,33 @@ fn resources(host: &mut HostConfig, flags: &ResourceFlags) -> Result<()> {
     host.cpuset_cpus.clone_from(&flags.cpuset_cpus);
     host.cpuset_mems.clone_from(&flags.cpuset_mems);
     host.blkio_weight = flags.blkio_weight;
+    let weights = flags.blkio_weight_device.iter();
+    host.blkio_weight_device = weights.map(|w| parse::weight(w)).collect::<Result<_>>()?;
+    for (to, from, in_bytes) in [
+        (
+            &mut host.blkio_device_read_bps,
+            &flags.device_read_bps,
+            true,
+        ),
+        (
+            &mut host.blkio_device_write_bps,
+            &flags.device_write_bps,
+            true,
+        ),
+        (
+            &mut host.blkio_device_read_iops,
+            &flags.device_read_iops,
+            false,
+        ),
+        (
+            &mut host.blkio_device_write_iops,
+            &flags.device_write_iops,
+            false,
+        ),
+    ] {
+        let rates = from.iter().map(|rate| parse::rate(rate, in_bytes));
+        *to = rates.collect::<Result<_>>()?;
+    }
     host.pids_limit = flags.pids_limit;
     host.ulimits = flags
         .ulimit
