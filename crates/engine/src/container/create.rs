@@ -229,8 +229,15 @@ fn check_log(request: &Request) -> Result<()> {
     } else {
         &log.r#type
     };
-    for key in log.config.keys() {
+    for (key, value) in &log.config {
+        if key == "mode" && value == "non-blocking" && driver != "none" {
+            let m =
+                "log opt mode=non-blocking is not supported: no output is dropped for a slow disk";
+            return Err(Error::new(Kind::Unsupported, m)
+                .with_hint("leave it out, or log nothing with --log-driver none"));
+        }
         let known = driver != "none" && LOG_OPTIONS.contains(&&**key)
+            || driver != "none" && key == "mode" && value == "blocking"
             || driver == "json-file" && matches!(&**key, "labels" | "env");
         if !known {
             let m = format!("unknown log opt '{}' for {driver} log driver", show(key));

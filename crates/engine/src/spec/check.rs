@@ -100,12 +100,15 @@ pub fn check(request: &Request, host: &HostFacts) -> Result<Vec<String>> {
         no_nul("an annotation", name)?;
         no_nul("an annotation", value)?;
     }
-    security::Options::parse(&h.security_opt)?;
+    let options = security::Options::parse(&h.security_opt)?;
+    security::apparmor(h, &options, host)?;
     super::caps::named(&h.cap_add)?;
     super::caps::named(&h.cap_drop)?;
     rlimits::parse(&h.ulimits, host)?;
     sysctls::check(request)?;
-    resources::check(h, host)
+    let mut warnings = resources::check(h, host)?;
+    warnings.extend(security::unconfined(h, &options, host));
+    Ok(warnings)
 }
 
 /// An absolute path without `.`, `..` and doubled slashes.

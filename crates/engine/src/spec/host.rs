@@ -44,6 +44,8 @@ pub struct HostFacts {
     pub apparmor: bool,
     /// The profile for containers that is loaded, if one is.
     pub apparmor_profile: Option<String>,
+    /// All profiles that are loaded, where the kernel lists them.
+    pub apparmor_loaded: Option<BTreeSet<String>>,
     /// Whether SELinux is on.
     pub selinux: bool,
     /// CPUs that there are, as `0-3,7`.
@@ -96,6 +98,7 @@ impl HostFacts {
             &["blkio.weight_device", "blkio.bfq.weight_device"],
         );
         let apparmor = line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y");
+        let apparmor_loaded = apparmor.then(apparmor_loaded).flatten();
         let selinux = there("/sys/fs/selinux/enforce");
         Self {
             hostname: uname.nodename().to_string_lossy().into_owned(),
@@ -111,7 +114,8 @@ impl HostFacts {
             cgroup_namespace: there("/proc/self/ns/cgroup"),
             in_user_namespace,
             apparmor,
-            apparmor_profile: apparmor.then(apparmor_profile).flatten(),
+            apparmor_profile: apparmor_loaded.as_ref().and_then(apparmor_profile),
+            apparmor_loaded,
             selinux,
             cpus: line("/sys/devices/system/cpu/online").unwrap_or_default(),
             mems: line("/sys/devices/system/node/online").unwrap_or_default(),
@@ -232,15 +236,26 @@ fn in_user_namespace(map: &str) -> bool {
     !words.is_empty() && words != ["0", "0", "4294967295"]
 }
 
-/// A profile for containers that is loaded: another's name than the engine's own is as good.
-fn apparmor_profile() -> Option<String> {
+/// The profiles that are loaded. Only root may list them.
+fn apparmor_loaded() -> Option<BTreeSet<String>> {
     let mut list = String::new();
     let file = File::open("/sys/kernel/security/apparmor/profiles").ok()?;
     file.take(1 << 20).read_to_string(&mut list).ok()?;
-    let loaded = |name: &&str| list.lines().any(|l| l.split(' ').next() == Some(*name));
+    Some(profiles(&list))
+}
+
+/// The names in a list of `name (mode)`; names may have blanks.
+fn profiles(list: &str) -> BTreeSet<String> {
+    let lines = list.lines();
+    let names = lines.filter_map(|l| l.rsplit_once(" (").map(|(name, _)| name.to_owned()));
+    names.collect()
+}
+
+/// A profile for containers that is loaded: another's name than the engine's own is as good.
+fn apparmor_profile(loaded: &BTreeSet<String>) -> Option<String> {
     ["unlade-default", "docker-default"]
         .into_iter()
-        .find(loaded)
+        .find(|name| loaded.contains(*name))
         .map(str::to_owned)
 }
 
@@ -325,6 +340,10 @@ mod tests {
             bounding("CapBnd:\t0000000000000003\n"),
             ["CAP_CHOWN".to_owned(), "CAP_DAC_OVERRIDE".to_owned()].into()
         );
+        let loaded =
+            profiles("a b (enforce)\ndocker-default (enforce)\n/usr/bin/x//y (complain)\n");
+        assert!(loaded.contains("a b") && loaded.contains("/usr/bin/x//y"));
+        assert_eq!(apparmor_profile(&loaded).unwrap(), "docker-default");
         let limits = hard_limits(
             "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 4096                 files\nMax cpu time              unlimited            unlimited            seconds\n",
         );

@@ -118,6 +118,8 @@ pub struct HostConfig {
     /// `container[:ro|rw]`s whose volumes it gets.
     #[serde(deserialize_with = "or_default")]
     pub volumes_from: Vec<String>,
+    /// Driver of the volumes that are made for it: `` or `local`.
+    pub volume_driver: String,
     /// `--mount`.
     #[serde(deserialize_with = "or_default")]
     pub mounts: Vec<Mount>,

@@ -162,7 +162,14 @@ pub(super) fn apparmor(
 ) -> Result<Option<String>> {
     match options.apparmor.as_deref() {
         Some("unconfined") => Ok(None),
-        Some(name) if host.apparmor => Ok(Some(name.to_owned())),
+        Some(name) if host.apparmor => match &host.apparmor_loaded {
+            Some(loaded) if !loaded.contains(name) => {
+                let m = format!("the AppArmor profile `{}` is not loaded", show(name));
+                let e = Error::new(Kind::NotFound, m);
+                Err(e.with_hint("`apparmor_parser -r FILE` loads one, `aa-status` lists them"))
+            }
+            _ => Ok(Some(name.to_owned())),
+        },
         Some(name) => {
             let m = format!(
                 "AppArmor is off, and the profile `{}` is asked for",
@@ -174,6 +181,17 @@ pub(super) fn apparmor(
         None if h.privileged || !host.apparmor => Ok(None),
         None => Ok(host.apparmor_profile.clone()),
     }
+}
+
+/// What is to be said of a container that AppArmor could confine and does not.
+pub(super) fn unconfined(h: &HostConfig, options: &Options, host: &HostFacts) -> Option<String> {
+    let asked = h.privileged || options.apparmor.is_some();
+    let lacks = host.apparmor && host.apparmor_loaded.is_some() && host.apparmor_profile.is_none();
+    (lacks && !asked).then(|| {
+        "AppArmor does not confine the container: neither unlade-default nor docker-default is \
+         loaded (apparmor_parser -r FILE)"
+            .to_owned()
+    })
 }
 
 /// The SELinux labels of a container: of its processes and of its files.
@@ -296,6 +314,11 @@ mod tests {
             ..HostFacts::default()
         };
         let off = HostFacts::default();
+        let bare = HostFacts {
+            apparmor_profile: None,
+            apparmor_loaded: Some(["y".to_owned()].into()),
+            ..loaded.clone()
+        };
         let none = Options::default();
         let named = parse(&["apparmor=x"]).unwrap();
         assert_eq!(
@@ -304,6 +327,14 @@ mod tests {
         );
         assert_eq!(apparmor(&h, &named, &loaded).unwrap().as_deref(), Some("x"));
         assert_eq!(apparmor(&h, &none, &off).unwrap(), None);
+        let e = apparmor(&h, &named, &bare).unwrap_err();
+        assert!(e.kind() == Kind::NotFound && e.message().contains("`x` is not loaded"));
+        let other = parse(&["apparmor=y"]).unwrap();
+        assert_eq!(apparmor(&h, &other, &bare).unwrap().as_deref(), Some("y"));
+        assert!(unconfined(&h, &none, &bare).is_some());
+        for (options, host) in [(&other, &bare), (&none, &loaded), (&none, &off)] {
+            assert_eq!(unconfined(&h, options, host), None);
+        }
         assert_eq!(
             apparmor(&h, &named, &off).unwrap_err().kind(),
             Kind::Unsupported

@@ -118,6 +118,15 @@ impl Volumes {
     /// volumes that are not there, or if the host refuses.
     pub fn wanted(request: &Request, others: &[(&str, Vec<Planned>)]) -> Result<Vec<Planned>> {
         let host = &request.host_config;
+        if !matches!(&*host.volume_driver, "" | "local") {
+            let m = format!(
+                "there is no volume driver `{}`",
+                host.volume_driver.escape_debug()
+            );
+            return Err(Error::new(Kind::Unsupported, m).with_hint(
+                "the only one is local; `unlade volume create -o` mounts other devices",
+            ));
+        }
         let mut points = Points::default();
         for text in &host.binds {
             points.add(bound(text)?)?;

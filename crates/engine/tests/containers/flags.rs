@@ -179,6 +179,26 @@ fn flags_are_seen_inside() {
             "/dev/loop-control"
         );
         assert_eq!(h.sh(&["--ipc", "none"], "mount | grep -c /dev/shm"), "0");
+        assert_eq!(
+            h.sh(
+                &["--volume-driver", "local", "-v", "/v"],
+                "mount | grep -c ' /v '"
+            ),
+            "1"
+        );
+        let said = h.fails(125, &["run", "--rm", "--volume-driver", "nfs", "box"]);
+        assert!(said.contains("no volume driver `nfs`"), "{said}");
+        // What needs docker's daemon or its networks is refused by name.
+        for (flags, part) in [
+            (&["--use-api-socket"][..], "no API socket"),
+            (&["--link-local-ip", "169.254.1.1"], "link-local"),
+            (&["--log-opt", "mode=non-blocking"], "non-blocking"),
+            (&["--storage-opt", "size=1g"], h.driver),
+        ] {
+            let said = h.fails(125, &[&["run", "--rm"], flags, &["box"]].concat());
+            assert!(said.contains(part), "{flags:?}: {said}");
+        }
+        assert_eq!(h.sh(&["--log-opt", "mode=blocking"], "echo x"), "x");
         let id = h.path("cid");
         h.sh(&["--cidfile", &id], "true");
         assert_eq!(fs::read_to_string(&id).unwrap().len(), 64);

@@ -146,6 +146,10 @@ pub(super) struct Flags {
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub(super) restart: String,
 
+    /// Docker's socket in the container: refused, since there is no daemon to speak to.
+    #[arg(long, hide = true)]
+    pub(super) use_api_socket: bool,
+
     #[command(flatten)]
     pub(super) storage: StorageFlags,
     #[command(flatten)]
@@ -190,6 +194,15 @@ pub(super) struct StorageFlags {
     /// Mount the volumes of another container: CONTAINER[:ro|rw].
     #[arg(long, value_name = "CONTAINER")]
     pub(super) volumes_from: Vec<String>,
+
+    /// Driver of the volumes that are made for it; there is only local.
+    #[arg(
+        long,
+        value_name = "DRIVER",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) volume_driver: String,
 
     /// Make the root read-only.
     #[arg(long)]

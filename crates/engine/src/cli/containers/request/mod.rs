@@ -7,7 +7,7 @@ use super::{
     parse::{self, bad},
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     image::{json::show, time::go_duration},
     network::{flag, ports},
     spec::{
@@ -53,12 +53,28 @@ pub(super) fn request(
         let m = "conflicting options: cannot specify both --restart and --rm";
         return Err(bad(m, "leave out one of them"));
     }
+    without(flags)?;
     storage(&mut request, &flags.storage)?;
     network(&mut request, &flags.network)?;
     resources(&mut request.host_config, &flags.resources)?;
     security(&mut request.host_config, &flags.security)?;
     request.config.healthcheck = health(&flags.health)?;
     Ok(request)
+}
+
+/// Refuses what Docker's daemon gives and unlade cannot.
+fn without(flags: &Flags) -> Result<()> {
+    let refused =
+        |message: &str, hint: &str| Err(Error::new(Kind::Unsupported, message).with_hint(hint));
+    if flags.use_api_socket {
+        let m = "--use-api-socket: unlade has no API socket that a container could get";
+        return refused(m, "no daemon runs; mount another engine's socket with -v");
+    }
+    if !flags.network.link_local_ip.is_empty() {
+        let m = "--link-local-ip: networks through netavark give no link-local addresses";
+        return refused(m, "--ip and --ip6 give addresses of a network's subnets");
+    }
+    Ok(())
 }
 
 fn config(
@@ -140,6 +156,7 @@ fn storage(request: &mut Request, flags: &StorageFlags) -> Result<()> {
         host.tmpfs.insert(target, options);
     }
     host.volumes_from.clone_from(&flags.volumes_from);
+    host.volume_driver.clone_from(&flags.volume_driver);
     host.readonly_rootfs = flags.read_only;
     host.storage_opt = parse::full_pairs(&flags.storage_opt, "storage option")?;
     Ok(())
