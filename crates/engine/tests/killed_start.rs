@@ -121,6 +121,63 @@ fn a_shim_that_was_told_goes_on() {
     m.end();
 }
 
+/// A shim cleans up after its container; killed with it, it leaves that to the next command.
+#[test]
+fn what_a_killed_shim_has_left_goes() {
+    if !can_run("what_a_killed_shim_has_left_goes", &NETWORKED) {
+        return;
+    }
+    let m = Machine::new();
+    // The bridge of the default network stays.
+    m.ok(&["run", "--rm", "box", "true"]);
+    m.ok(&["create", "--name", "first", "box", "true"]);
+    let links = || {
+        let out = m.inside("ip").args(["-o", "link"]).output().unwrap();
+        common::text(&out.stdout).lines().count()
+    };
+    let before = links();
+    for (name, flags) in [
+        ("web", &["-d", "-p", "8080:80"][..]),
+        ("gone", &["-d", "--rm"]),
+    ] {
+        let args = [
+            &["run", "--name", name][..],
+            flags,
+            &["box", "sleep", "1000"],
+        ];
+        m.ok(&args.concat());
+        let path = m.run_root().join("containers").join(m.id(name));
+        let state = fs::read(path.join("state.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        for who in ["shim", "init"] {
+            let pid = state[who]["pid"].as_i64().unwrap();
+            machine::kill(pid);
+            until("it dies", || !machine::lives(pid));
+        }
+        assert!(links() > before && path.exists(), "nothing to take away");
+        m.ok(&["ps"]);
+        for (dir, most) in [("containers", 0), ("netns", 0), ("network", 1)] {
+            assert_eq!(count(&m.run_root().join(dir)), most, "{name}: {dir}");
+        }
+        // netavark takes an unused bridge away with ports.
+        assert!([before, before - 1].contains(&links()), "{name}");
+        assert!(m.is_free(8080));
+    }
+    assert_eq!(
+        m.lines(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]),
+        ["first created", "web exited"]
+    );
+    assert!(
+        m.inspect("web")["State"]["Error"]
+            .as_str()
+            .unwrap()
+            .contains("shim")
+    );
+    m.ok(&["start", "web"]);
+    m.ok(&["exec", "web", "true"]);
+    m.end();
+}
+
 /// What a process in a container has in its directory is there as long as its command.
 #[test]
 fn what_a_killed_exec_has_left_goes() {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Kind, Result},
-    shim::State,
+    shim::{Seen, State},
     store::Stage,
 };
 
@@ -74,23 +74,29 @@ impl Containers<'_> {
             }
             seen => drop(seen?),
         }
-        if self.view(&record)?.is_active() {
+        self.conclude(&record, &place)
+    }
+
+    /// Does what the end of a run asks for, if it has ended. The caller holds the lock.
+    fn conclude(&self, record: &Record, place: &Place) -> Result<()> {
+        if self.view(record)?.is_active() {
             return Ok(());
         }
         if record.request.host_config.auto_remove && record.stage == Stage::Created {
-            self.remove_parts(&record, true)?;
-        } else if self.seen(id)?.is_some() {
-            self.end_run(&record, &place)?;
+            self.remove_parts(record, true)?;
+        } else if self.seen(&record.id)?.is_some() {
+            self.end_run(record, place)?;
         } else {
-            self.end_unseen(&record, &place)?;
+            self.end_unseen(record, place)?;
         }
         Ok(())
     }
 
-    /// Takes away what starts have set up whose commands were killed before they told a shim. Their
+    /// Takes away what killed processes have left of runs: what starts have set up whose commands
+    /// were killed before they told a shim, and what ended without anybody who cleaned up. Their
     /// directories say which those are: while one is started it is locked, and later there is its
     /// shim's state.
-    pub(super) fn recover_starts(&self) -> Result<()> {
+    pub(super) fn recover_runs(&self) -> Result<()> {
         for path in entries(&self.config.run_root.join("containers"))? {
             let Some(id) = path.file_name().and_then(|n| n.to_str()) else {
                 continue;
@@ -99,7 +105,14 @@ impl Containers<'_> {
                 delete_if_left(&path)?;
                 continue;
             }
-            if !super::names::is_id(id) || State::is_in(&path) {
+            // Who cleans up is the shim still, by its number.
+            let over = |seen: &Seen| !seen.shim && !seen.init;
+            let ended = match State::look(&path) {
+                Ok(seen) => seen.as_ref().is_none_or(over),
+                // It is for `rm -f`.
+                Err(_) => false,
+            };
+            if !super::names::is_id(id) || !ended {
                 continue;
             }
             let place = self.place(id)?;
@@ -116,7 +129,15 @@ impl Containers<'_> {
                 }
                 row => Record::parse(row?)?,
             };
-            if record.stage == Stage::Created && !State::is_in(&path) {
+            if record.stage != Stage::Created {
+                continue;
+            }
+            if State::is_in(&path) {
+                tracing::info!(id, "what a run has left is taken away");
+                if let Err(e) = self.conclude(&record, &place) {
+                    tracing::warn!(error = %e, id, "what a run has left stays");
+                }
+            } else {
                 tracing::info!(id, "a start that was cut off is undone");
                 self.stop_remains(&record, &place)?;
                 self.networks.detach(id)?;

@@ -265,14 +265,14 @@ impl Containers<'_> {
                 record.stage == Stage::Creating || record.request.host_config.auto_remove;
             self.remove_parts(&record, anonymous)?;
         }
-        self.recover_starts()
+        self.recover_runs()
     }
 }
 
-/// Removes the control group of a container, where it is empty.
+/// Removes the control group of a container, and ends what is still in it.
 pub(super) fn remove_cgroup(record: &Record) {
     let cgroup = Cgroup::at(&cgroup(&record.request, &record.id));
-    match cgroup.map(|c| c.remove()) {
+    match cgroup.map(|c| c.clear()) {
         Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => {
             tracing::debug!(error = %e, "a control group stays");
         }

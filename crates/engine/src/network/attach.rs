@@ -4,13 +4,14 @@ use std::{
     net::IpAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use super::{
     Attached, Dns, Member, Networks,
     asked::{METRIC, Mode, asked, bad, mode, place, published},
     hold,
-    netavark::{Job, Verb},
+    netavark::{self, Job, Verb},
     netns, ports,
     record::{DEFAULT, is_name},
     settings::{EndpointState, NetworkSettings},
@@ -81,7 +82,7 @@ impl Networks {
         self.predefine()?;
         // What a run has left that nobody could undo.
         if self.places.read(who.id)?.is_some() {
-            self.undo(who.id, true)?;
+            self.undo(who.id)?;
         }
         let (state, held) = self.take(who, request)?;
         let done = self.places.write(&state).and_then(|()| {
@@ -92,7 +93,7 @@ impl Networks {
         match done {
             Ok(state) => Ok(described(&self.places.netns(who.id), &state, held)),
             Err(e) => {
-                if let Err(again) = self.undo(who.id, false) {
+                if let Err(again) = self.undo(who.id) {
                     tracing::warn!(error = %again, "what a failed start has made was not undone");
                 }
                 Err(e)
@@ -201,12 +202,11 @@ impl Networks {
             return Ok(());
         }
         let _lock = self.places.lock(false)?;
-        self.undo(id, true)
+        self.undo(id)
     }
 
-    /// Undoes what was done of an attachment. It may be `half` done: then netavark has to do it
-    /// as a whole before it can undo it as a whole.
-    pub(super) fn undo(&self, id: &str, half: bool) -> Result<()> {
+    /// Undoes what was done of an attachment.
+    pub(super) fn undo(&self, id: &str) -> Result<()> {
         let netns = self.places.netns(id);
         let state = match self.places.read(id) {
             Ok(state) => state,
@@ -219,7 +219,7 @@ impl Networks {
                 let mut all = state.joined.iter().map(|j| &j.endpoint.interface);
                 all.try_for_each(|name| netns::remove_interface(&netns, name))
             }
-            Some(state) => self.tear_down(state, half)?,
+            Some(state) => self.tear_down(state)?,
             None => Ok(()),
         };
         netns::remove(&netns)?;
@@ -236,7 +236,7 @@ impl Networks {
 
 impl Networks {
     /// Has netavark undo all that it did; its first complaint is in the inner result.
-    fn tear_down(&self, state: &State, half: bool) -> Result<Result<()>> {
+    fn tear_down(&self, state: &State) -> Result<Result<()>> {
         // Without the program its rules would stay, and nobody would know of them.
         self.programs.netavark()?;
         let netns = self.places.netns(&state.id);
@@ -246,19 +246,35 @@ impl Networks {
         }
         let mut result = Ok(());
         for joined in &state.joined {
-            let mut done = self.netavark(Verb::Teardown, state, joined);
-            if half && done.is_err() && self.netavark(Verb::Setup, state, joined).is_ok() {
-                done = self.netavark(Verb::Teardown, state, joined);
-            }
-            result = result.and(done.map(drop));
+            result = result.and(self.undo_one(state, joined));
         }
         Ok(result)
     }
 
-    /// Whether its interfaces and its namespace are all that has to go. netavark takes the bridge and the rules of a
-    /// network away with the last container, call by call of `iptables`; those of the default
-    /// network are wanted again by the next one. What a container alone has there, its ports and
-    /// its names, is netavark's to undo, as is what was not done to its end.
+    /// Has netavark undo what it did in one network. That may be half of it: it, or what it runs,
+    /// may have been killed while it did it or undid it.
+    fn undo_one(&self, state: &State, joined: &Joined) -> Result<()> {
+        let began = Instant::now();
+        let undo = || self.netavark(Verb::Teardown, state, joined).map(drop);
+        let hangs = || began.elapsed() >= netavark::PATIENCE;
+        // First for one that was killed before it had undone the interface. Without an interface
+        // it leaves the bridge and its rules: it has to do all again before it can undo all.
+        for whole in [false, true] {
+            match undo() {
+                Err(_) if !hangs() => {}
+                done => return done,
+            }
+            if whole && let Err(e) = self.netavark(Verb::Setup, state, joined) {
+                tracing::debug!(error = %e, id = state.id, "netavark does not do it again");
+            }
+        }
+        undo()
+    }
+
+    /// Whether its interfaces and its namespace are all that has to go. netavark takes the bridge
+    /// and the rules of a network away with the last container, call by call of `iptables`; those
+    /// of the default network are wanted again by the next one. What a container alone has there,
+    /// its ports and its names, is netavark's to undo, as is what was not done to its end.
     fn bridge_stays(&self, state: &State) -> bool {
         let whole = !state.settings.sandbox_id.is_empty();
         let plain = |j: &Joined| j.network.name == DEFAULT && !j.network.dns && !j.publishes;

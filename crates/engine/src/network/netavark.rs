@@ -41,7 +41,7 @@ const PLACES: [&str; 4] = [
     "/usr/local/libexec/podman",
 ];
 /// How long it may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest answer and longest complaint that are read, in bytes.
 const MOST_OUTPUT: u64 = 1 << 20;
 

@@ -36,7 +36,7 @@ impl Networks {
         for id in &found {
             if !live(id)? {
                 tracing::debug!(id, "a container's network was left behind");
-                match self.undo(id, true) {
+                match self.undo(id) {
                     Ok(()) => swept.detached.push(id.clone()),
                     Err(e) => {
                         tracing::warn!(error = %e, id, "a network that was left behind stays");

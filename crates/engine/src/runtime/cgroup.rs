@@ -3,11 +3,14 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{CWD, statfs},
     io::Errno,
+    process::{Pid, Signal, getpid, kill_process},
 };
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -17,6 +20,8 @@ pub(crate) const UNIFIED: &str = "/sys/fs/cgroup/unified";
 const CGROUP2: u64 = 0x6367_7270;
 /// Deepest tree of groups that is removed.
 const MAX_DEPTH: u32 = 32;
+/// How long is waited for processes that were killed.
+const KILLED: Duration = Duration::from_secs(1);
 
 /// A container's control group, or those in every hierarchy of the first version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,10 +130,53 @@ impl Cgroup {
     /// # Errors
     /// `EBUSY` if it has processes.
     pub fn remove(&self) -> io::Result<()> {
+        let mut failed = None;
         for dir in self.dirs()? {
-            remove(&dir, MAX_DEPTH)?;
+            if let Err(e) = remove(&dir, MAX_DEPTH) {
+                failed.get_or_insert(e);
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Removes it with all that is in it: processes are killed, and waited for. A runtime that was
+    /// killed may have put them into some of the hierarchies only.
+    ///
+    /// # Errors
+    /// `EBUSY` if they do not go.
+    pub fn clear(&self) -> io::Result<()> {
+        let end = Instant::now() + KILLED;
+        loop {
+            match self.remove() {
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {}
+                done => return done,
+            }
+            for dir in self.dirs()? {
+                kill(&dir, MAX_DEPTH);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Kills the processes of a group and of those below.
+fn kill(dir: &Path, depth: u32) {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    // The number of one of another namespace is 0.
+    let numbers = text.lines().filter_map(|l| l.parse().ok());
+    for pid in numbers.filter_map(Pid::from_raw) {
+        if pid != getpid() && !pid.is_init() {
+            // It may have ended.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    let Some(depth) = depth.checked_sub(1) else {
+        return;
+    };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            kill(&entry.path(), depth);
+        }
     }
 }
 
@@ -196,5 +244,35 @@ mod tests {
         group.remove().unwrap();
         assert!(dirs.iter().all(|d| !d.exists()));
         group.remove().unwrap();
+    }
+
+    /// In one hierarchy after the other, as a runtime leaves it that is killed at its work.
+    #[test]
+    fn cleared_of_processes() {
+        let name = format!("/unlade-test-busy-{}", std::process::id());
+        let group = Cgroup::at(&name).unwrap();
+        let dirs = group.dirs().unwrap_or_default();
+        for dir in &dirs {
+            for dir in &dirs {
+                if let Err(e) = fs::create_dir_all(dir.join("a")) {
+                    return eprintln!("skipped: {}: {e}", dir.display());
+                }
+            }
+            let mut child = std::process::Command::new("sleep")
+                .arg("1000")
+                .spawn()
+                .unwrap();
+            let moved = fs::write(dir.join("a/cgroup.procs"), child.id().to_string());
+            if moved.is_ok() {
+                let busy = group.remove().unwrap_err();
+                assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+            } else {
+                // A group of processors has none before it is told which.
+                child.kill().unwrap();
+            }
+            group.clear().unwrap();
+            assert!(dirs.iter().all(|d| !d.exists()), "{}", dir.display());
+            assert!(!child.wait().unwrap().success());
+        }
     }
 }

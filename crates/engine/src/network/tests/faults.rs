@@ -179,3 +179,56 @@ fn a_killed_command_is_undone() {
         nets.remove("mine").unwrap();
     });
 }
+
+/// At messages to the kernel and at programs that it starts, while it makes a network and while it
+/// undoes one.
+#[test]
+fn a_killed_netavark_is_undone() {
+    isolated(|| {
+        if !has("strace") {
+            eprintln!("skipped: strace is not installed");
+            return;
+        }
+        let real = netavark::Programs::new(&config::Network::default());
+        let real = real.netavark().unwrap();
+        let bin = tempfile::tempdir().unwrap();
+        let [script, mark, over] = ["netavark", "mark", "over"].map(|name| bin.path().join(name));
+        let world = World::new(&config::Network {
+            netavark: Some(script.clone()),
+            ..tidy()
+        });
+        let nets = &world.networks;
+        for verb in ["setup", "teardown"] {
+            let mut killed = 0;
+            for (call, step) in [("sendto", 2), ("?vfork,?clone,clone3", 6)] {
+                let _ = fs::remove_file(&over);
+                for at in (1..).step_by(step) {
+                    let text = format!(
+                        "#!/bin/sh\nif [ \"$5\" = {verb} ] && rm {mark} 2>/dev/null; then\n\
+                         strace -qq -o /dev/null -e trace={call} \
+                         -e inject={call}:signal=KILL:when={at} {real} \"$@\"\n\
+                         status=$?\n[ $status = 137 ] || echo > {over}\nexit $status\nfi\n\
+                         exec {real} \"$@\"\n",
+                        mark = mark.display(),
+                        over = over.display(),
+                        real = real.display()
+                    );
+                    fs::write(&script, text).unwrap();
+                    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+                    fs::set_permissions(&script, mode).unwrap();
+                    fs::write(&mark, "").unwrap();
+                    // In vain, where this is what is killed.
+                    drop(nets.attach(&who(A, "a"), &on("bridge", &["80"])));
+                    nets.detach(A).unwrap();
+                    assert!(!mark.exists(), "{verb}: it was not run");
+                    world.assert_clean();
+                    if over.exists() {
+                        break;
+                    }
+                    killed += 1;
+                }
+            }
+            assert!(killed > 3, "{verb}: killed {killed} times");
+        }
+    });
+}

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, WaitStatus, kill_process};
+use rustix::process::{Signal, WaitStatus};
 
 use super::{Phase, Server, boot::append};
 use crate::shim::{Event, Exit, Restart, Status, clock, wire::Reply};
@@ -148,13 +148,8 @@ impl Server {
             let _ = self.job.runtime.delete_within(&self.job.id, true, limit);
         }
         if let Some(cgroup) = self.job.container().and_then(|c| c.cgroup.as_ref()) {
-            for pid in cgroup.pids().unwrap_or_default() {
-                if let Some(pid) = Pid::from_raw(pid).filter(|p| p.as_raw_pid() > 1) {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            }
+            let _ = cgroup.clear();
             self.reap();
-            let _ = cgroup.remove();
         }
         let _ = fs::remove_dir_all(&dir);
     }
