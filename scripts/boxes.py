@@ -5,6 +5,7 @@ them, so that a test can say that nothing has grown.
 that every process there is belongs to the test, and none outlives it.
 """
 import glob, json, os, subprocess, sys, threading, time
+from collections import Counter
 
 import lab, teststore
 from imageforms import run
@@ -74,8 +75,16 @@ class Size:
     """Of one process: descriptors, threads, KiB of memory that is its own."""
 
     def __init__(self, pid):
-        self.fds, self.threads = len(listed("/proc/%d/fd" % pid)), len(listed("/proc/%d/task" % pid))
+        self.pid, self.fds, self.threads = pid, len(listed("/proc/%d/fd" % pid)), len(listed("/proc/%d/task" % pid))
         self.kib = sum(int(l.split()[1]) for l in lines("/proc/%d/smaps_rollup" % pid) if l.startswith("Private_"))
+
+    @classmethod
+    def most(cls, sizes):
+        """The most there is of each."""
+        found = cls(0)
+        for kind in ("fds", "threads", "kib"):
+            setattr(found, kind, max(getattr(s, kind) for s in sizes))
+        return found
 
     def __repr__(self):
         return "%d descriptors, %d threads, %d KiB" % (self.fds, self.threads, self.kib)
@@ -102,7 +111,7 @@ class Boxes(teststore.Unlade):
     """An engine whose store has the image `box`."""
 
     def __init__(self, binary, work, driver="overlay"):
-        self.run_root, self.group = work + "/run", "unlade-load-%d-%d" % (time.time(), os.getppid())
+        self.work, self.run_root, self.group = work, work + "/run", "unlade-load-%d-%d" % (time.time(), os.getppid())
         super().__init__(binary, work + "/root", self.run_root, driver)
         tree = work + "/tree"
         for name in ("bin", "etc", "tmp", "proc", "dev"):
@@ -114,11 +123,14 @@ class Boxes(teststore.Unlade):
         self.must("import", work + "/box.tar", "box", "-c", 'CMD ["true"]')
 
     def leave(self):
-        """Removes the control groups above those of containers, which runtimes leave."""
-        for at in glob.glob("/sys/fs/cgroup/%s" % self.group) + glob.glob("/sys/fs/cgroup/*/%s" % self.group):
-            # One hierarchy may have several names.
-            if os.path.isdir(at):
-                os.rmdir(at)
+        """Removes the control groups above those of containers, which runtimes leave; after a failure
+        those of containers too, as far as they are empty."""
+        for tree in glob.glob("/sys/fs/cgroup/%s" % self.group) + glob.glob("/sys/fs/cgroup/*/%s" % self.group):
+            for at, _, _ in os.walk(tree, topdown=False):
+                try:
+                    os.rmdir(at)
+                except OSError:  # Busy, or one hierarchy that has several names.
+                    pass
 
     def words(self, verb, *flags, network="none", command=("true",)):
         return [verb, "--network", network, "--cgroup-parent", self.group, *flags, "box", *command]
@@ -159,14 +171,15 @@ class Boxes(teststore.Unlade):
         store, run_root = self.root, self.run_root
         return {
             "processes": sorted(processes().values()),
-            "mounts": [l.split()[4] for l in lines("/proc/self/mountinfo")],
+            # Those of the machine come and go here too.
+            "mounts": [at for at in (l.split()[4] for l in lines("/proc/self/mountinfo")) if at.startswith(self.work)],
             "control groups": sorted(os.path.relpath(g, "/sys/fs/cgroup") for at in ("/sys/fs/cgroup", "/sys/fs/cgroup/*")
                                      for g in glob.glob("%s/%s/*/" % (at, self.group))),
             "network namespaces": listed(run_root + "/netns"),
             "attached": listed(run_root + "/network"),
             "netavark": sorted(os.path.join(at, f) for at, _, files in os.walk(run_root + "/netavark") for f in files),
             "interfaces": [l.split(":")[1].strip() for l in subprocess.run(["/usr/sbin/ip", "-o", "link"], capture_output=True, text=True).stdout.splitlines()],
-            "rules": len([l for l in subprocess.run(["/usr/sbin/iptables-save"], capture_output=True, text=True).stdout.splitlines() if l.startswith("-A")]),
+            "rules": [l for l in subprocess.run(["/usr/sbin/iptables-save"], capture_output=True, text=True).stdout.splitlines() if l.startswith("-A")],
             "run directories": listed(run_root + "/containers"),
             "logs": listed(store + "/containers"),
             "snapshots": listed("%s/graph/%s/snapshots" % (store, self.driver)),
@@ -177,5 +190,7 @@ class Boxes(teststore.Unlade):
         """There is no more than there was, once what ends by itself has ended."""
         def more():
             now = self.census_of_containers()
-            return {k: [before[k], now[k]] for k in now if now[k] != before[k]}
+            # The bridge of the default network stays, but for the last container that has ports.
+            new = {k: list((Counter(now[k]) - Counter(before[k])).elements()) for k in ("interfaces", "rules")}
+            return {k: new.get(k) or [before[k], now[k]] for k in now if new.get(k, now[k] != before[k])}
         until(lambda: "grown: %s" % more(), lambda: not more())

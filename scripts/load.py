@@ -5,11 +5,13 @@ Needs root, busybox-static, runc, catatonit, netavark, iptables, strace. Scenes,
   serial   containers run, and created, started, stopped and removed, one after the other
   many     as many started, running, stopped and removed at a time; `ps` answers all the while
   deaf     as many that ignore SIGTERM are stopped at a time
+  idle     containers that do nothing: their shims are small and sleep
   flood    output at full speed, with and without rotation; readers that stall
   odd      output that is no text for people: one long line, NULs, single bytes
   exec     processes in a running container, one by one, at a time, that cannot start, detached
   storm    clients that attach, resize, signal, read and are killed
   killed   commands killed while as many containers start, and `run` killed at one step after the other
+  anytime  every process that takes part in a command, from `run` to `commit`, killed at random times
 --percent 100, the default, is what reliability.md asks for; a test says 1 to 5.
 
 After each scene there are no more processes, mounts, control groups, network namespaces, interfaces,
@@ -17,15 +19,15 @@ rules, directories and records than before; during exec and storm no shim gets l
 """
 import fcntl, json, os, pty, random, signal, struct, subprocess, sys, termios, threading, time
 
-import boxes, lab
-from boxes import DEAF, Boxes, Watch, until
+import boxes, kills, lab
+from boxes import DEAF, Boxes, Size, Watch, until
 from imageforms import run
 from teststore import Wrong
 
 # KiB of its own that a shim has at most, with every buffer in use.
 MOST = 8192
-# Calls of a command at which it is killed, in its first thread.
-CALLS = ["?rename,?renameat,renameat2", "?open,openat,openat2", "?mkdir,mkdirat", "?unlink,unlinkat,?rmdir", "sendto,sendmsg,recvfrom,recvmsg", "?fork,?vfork,clone,clone3"]
+# And one whose container does nothing.
+IDLE = 2048
 
 
 def times(label, took):
@@ -45,7 +47,12 @@ def timed(call, *args, **more):
 def serial(u, n, r):
     times("run --rm", [timed(u.must, *u.words("run", "--rm")) for _ in range(n)])
     steps = {"create": u.words("create", "--name", "one", command=boxes.SLEEPS), "start": ["start", "one"], "stop": ["stop", "one"], "rm": ["rm", "one"]}
-    took = [{step: timed(u.must, *words) for step, words in steps.items()} for _ in range(n)]
+    took = []
+    for _ in range(n):
+        took.append({step: timed(u.must, *steps[step]) for step in ("create", "start")})
+        # What is signalled before it has said how it takes that would be killed ten seconds later.
+        until("it is ready", lambda: "ready" in u.must("logs", "one"))
+        took[-1].update((step, timed(u.must, *steps[step])) for step in ("stop", "rm"))
     for step in steps:
         times(step, [t[step] for t in took])
 
@@ -124,6 +131,33 @@ def numbers(text, what, last, first=None):
 def log_files(u, id):
     at = "%s/containers/%s" % (u.root, id)
     return ["%s/%s" % (at, f) for f in boxes.listed(at) if ".log" in f]
+
+
+def switches(pid):
+    """How often a process went to sleep, or was made to wait."""
+    return sum(int(l.split()[1]) for l in boxes.lines("/proc/%d/status" % pid) if "ctxt_switches" in l)
+
+
+def idle(u, n, r, seconds):
+    names = ["i%d" % i for i in range(n)]
+    flags = lambda i: ["--restart", "always"] if not i % 10 else []
+    for at in range(0, n, 20):
+        u.all_well(u.words("run", "-d", "--name", m, *flags(at + i), command=boxes.SLEEPS) for i, m in enumerate(names[at:at + 20]))
+    # Looked at each second, it may wake up as often as that takes.
+    felt = u.size(u.up("felt", "--health-cmd", "true", "--health-interval", "1s")).pid
+    until("it is healthy", lambda: "healthy" in u.must("inspect", "-f", "{{.State.Health.Status}}", "felt").split())
+    quiet = [pid for pid in boxes.shims() if pid != felt]
+    sizes = [Size(pid) for pid in [*quiet, felt]]
+    until("all shims sleep", lambda: [switches(pid) for pid in quiet] == (time.sleep(1) or [switches(pid) for pid in quiet]))
+    before, felt_before = [switches(pid) for pid in quiet], switches(felt)
+    time.sleep(seconds)
+    woke = sum(a != b for a, b in zip(before, [switches(pid) for pid in quiet]))
+    most = Size.most(sizes)
+    print("  %d shims have at most %s; in %d s %d woke up, and the one of health checks %d times"
+          % (len(sizes), most, seconds, woke, switches(felt) - felt_before))
+    if len(quiet) != n or woke or most.kib > IDLE or most.threads > 1:
+        raise Wrong("%d shims, not quiet and small" % len(quiet))
+    u.must("rm", "-f", "felt", *names)
 
 
 def flood(u, n, r, containers, lines):
@@ -271,67 +305,19 @@ def storm(u, n, r):
     u.must("rm", "-f", *ids)
 
 
-def sound(u, what):
-    """After the next command each container runs or was only made, and each process, directory and
-    so on is of one of these; -> the ids"""
-    def gaps():
-        ids, running, now = sorted(u.ids("-a")), sorted(u.ids()), u.census_of_containers()
-        groups, states = {os.path.basename(g) for g in now["control groups"]}, u.must("ps", "-a", "--format", "{{.State}}").split()
-        odd = {k: now[k] for k, of in [("run directories", running), ("snapshots", ids)] if now[k] != of}
-        odd.update((k, now[k]) for k, of in [("network namespaces", running), ("logs", ids)] if set(now[k]) - set(of))
-        if groups - set(running) or len(boxes.shims()) != len(running) or set(states) - {"running", "created"}:
-            odd["containers"] = [ids, running, groups, boxes.shims(), u.must("ps", "-a")]
-        return odd
-    until(lambda: "%s: %s" % (what, gaps()), lambda: not gaps())
-    for id in u.ids():
-        u.must("exec", id, "true")
-    return u.ids("-a")
-
-
-def killed(u, n, r, step):
-    commands = [u.start(*u.words("run", *(["--rm"] if i % 3 == 0 else ["-d"]), network="bridge" if not i % 4 else "none", command=boxes.SLEEPS)) for i in range(n)]
-    for p in commands:
-        time.sleep(r.uniform(0, 0.15))
-        r.choice(commands).kill()
-    for p in commands:
-        p.kill()
-    for p in commands:
-        p.communicate()
-    ids = sound(u, "%d killed" % n)
-    print("  %d commands killed, %d containers run on" % (n, len(ids)))
-    if ids:
-        u.must("rm", "-f", "-v", *ids)
-    runs = 0
-    for group in CALLS:
-        at = 1 + r.randrange(step)
-        while True:
-            prefix = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=" + group, "-e", "inject=%s:signal=KILL:when=%d" % (group, at)]
-            status, _, err = u(*u.words("run", "-d", "-v", "/data", network="bridge" if runs % 2 else "none", command=boxes.SLEEPS), prefix=prefix)
-            runs += 1
-            if status not in (0, 137):
-                raise Wrong("%s %d: status %d: %s" % (group, at, status, err[-400:]))
-            ids = sound(u, "killed at %s %d" % (group, at))
-            if ids:
-                u.must("rm", "-f", "-v", *ids)
-            if u.must("volume", "ls", "-q"):
-                raise Wrong("killed at %s %d: volumes are left" % (group, at))
-            if status == 0:
-                break
-            at += step
-    print("  `run` killed at %d of its steps" % runs)
-
-
 def main(binary, work, *args):
     boxes.private()
     args, options = lab.options(args, percent=100, seed=1)
     share, work, began, bad, runs = options["percent"] / 100, lab.workdir(work), time.time(), 0, 0
     count = lambda n, least: max(least, int(n * share))
     scenes = {"serial": (serial, count(1000, 8)), "many": (many, count(200, 6)), "deaf": (deaf, count(200, 5)),
+              "idle": (idle, count(1000, 5), count(60, 3)),
               "flood": (flood, 0, count(50, 3), count(1000000, 300000)), "odd": (odd, 0, count(1 << 30, 3000000), count(1000000, 3000)),
-              "exec": (execs, count(10000, 8)), "storm": (storm, count(2500, 4)), "killed": (killed, count(50, 8), 1 if share == 1 else 40)}
+              "exec": (execs, count(10000, 8)), "storm": (storm, count(2500, 4)), "killed": (kills.steps, count(50, 8), 1 if share == 1 else 40), "anytime": (kills.anytime, count(20, 0))}
     u = Boxes(binary, work)
     # What the first of its kind makes, and leaves for the others.
     u.must(*u.words("run", "--rm", network="bridge"))
+    until(lambda: "shims are left: %s" % boxes.shims(), lambda: not boxes.shims())
     before = u.census_of_containers()
     for name in args or scenes:
         scene, n, *more = scenes[name]
@@ -349,8 +335,7 @@ def main(binary, work, *args):
                 u("rm", "-f", "-v", *left)
             before = u.census_of_containers()
     u.must("system", "check")
-    if not bad:
-        u.leave()
+    u.leave()
     run(["rm", "-rf", "--one-file-system", work])
     print("load: %d scenes in %d s, %d failures" % (runs, time.time() - began, bad))
     return 1 if bad or not runs else 0
