@@ -13,7 +13,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    user::{self, Directories},
+};
 
 /// Where the configuration is unless the environment says otherwise.
 pub const PATH: &str = "/etc/unlade/config.toml";
@@ -25,9 +28,10 @@ const DRIVERS: [&str; 5] = ["overlay", "erofs", "btrfs", "reflink", "copy"];
 /// What is configured, with the defaults where nothing is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What must survive a reboot: images, layers, blobs. Default `/var/lib/unlade`.
+    /// What must survive a reboot: images, layers, blobs. Default `/var/lib/unlade`, for ordinary
+    /// users `$XDG_DATA_HOME/unlade`.
     pub root: PathBuf,
-    /// What need not. Default `/run/unlade`.
+    /// What need not. Default `/run/unlade`, for ordinary users `$XDG_RUNTIME_DIR/unlade`.
     pub run_root: PathBuf,
     /// The graph driver. Default: the best that works under the root.
     pub graph_driver: Option<String>,
@@ -168,13 +172,32 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file that the environment names, or else [`PATH`] if it is there.
+    /// Reads the file that the environment names, or else [`PATH`] if it is there. An ordinary
+    /// user's own comes before that, and he has other directories: see [`Directories`].
     ///
     /// # Errors
     /// [`Kind::BadInput`] with file, line and key for what is not understood,
     /// [`Kind::NotFound`] if `UNLADE_CONFIG` names no file, [`Kind::Host`] if it cannot be read.
     pub fn load() -> Result<Self> {
-        Self::load_from(Path::new(PATH), |name| std::env::var_os(name))
+        let environment = |name: &str| std::env::var_os(name);
+        let Some(user) = user::ordinary() else {
+            return Self::load_from(Path::new(PATH), environment);
+        };
+        let own = Directories::of(user, environment)?;
+        let is_own = own.config.exists();
+        let default = if is_own { &own.config } else { Path::new(PATH) };
+        let mut config = Self::load_from(default, environment)?;
+        // The machine's file says where root's are.
+        let machine = config.file.as_deref() == Some(Path::new(PATH));
+        let root = Self::default();
+        let set = |name| environment(name).is_some_and(|v| !v.is_empty());
+        if !set("UNLADE_ROOT") && (machine || config.root == root.root) {
+            config.root = own.root;
+        }
+        if !set("UNLADE_RUN_ROOT") && (machine || config.run_root == root.run_root) {
+            config.run_root = own.run_root;
+        }
+        Ok(config)
     }
 
     /// As [`Config::load`], with another default and another environment.

@@ -3,8 +3,8 @@
 //! [`engine::Engine`] has a method for each use case; [`cli`] is the command. [`unpack`] needs no
 //! store: it brings an image from a [`source`] to a [`dest`].
 //!
-//! Modules stand in rows and import from rows above them only: `error` · `config` · `image`
-//! `tarball` · `runtime` · `source` `dest` `store` `registry` `spec` `shim` `exchange` · `network`
+//! Modules stand in rows and import from rows above them only: `error` · `user` · `config` · `image`
+//! `tarball` · `runtime` · `rootless` · `source` `dest` `store` `registry` `spec` `shim` `exchange` · `network`
 //! `volume` · `unpack` `pull` `archive` `container` · `engine` · `cli`. `tests/layers.rs` holds this.
 //! [`shim`] is also the program `unlade-shim`.
 
@@ -21,6 +21,7 @@ pub mod network;
 pub mod pull;
 pub mod push;
 pub mod registry;
+pub mod rootless;
 pub mod runtime;
 pub mod shim;
 pub mod source;
@@ -29,4 +30,5 @@ pub mod store;
 mod sys;
 mod tarball;
 pub mod unpack;
+pub mod user;
 pub mod volume;

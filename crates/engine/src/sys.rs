@@ -73,6 +73,14 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?)
 }
 
+/// Brings this process, which must have one thread, into a new user namespace, where it has all
+/// powers and no id is mapped yet.
+pub(crate) fn unshare_user() -> io::Result<()> {
+    // SAFETY: the descriptor table stays shared (no CLONE_FILES); no memory safety rests on
+    // credentials.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?)
+}
+
 /// Gives this thread, and those it starts from now on, a network namespace of their own.
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: the descriptor table stays shared (no CLONE_FILES); no memory safety rests on

@@ -32,9 +32,11 @@ const GRAPH: &[&[&str]] = &[
 ];
 const ENGINE: &[&[&str]] = &[
     &["error"],
+    &["user"],
     &["config"],
     &["image", "sys", "tarball"],
     &["runtime"],
+    &["rootless"],
     &[
         "source", "dest", "store", "registry", "spec", "shim", "exchange",
     ],

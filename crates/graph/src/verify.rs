@@ -59,7 +59,7 @@ pub(crate) fn compare(
     also_others: bool,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let owners = rustix::process::geteuid().is_root();
+    let owners = rustix::process::geteuid().is_root() && !unlade_unpack::only_own_id();
     let top = fstat(root).map_err(|e| Error::host("look at a layer", e))?;
     if let Some(then) = want.remove(b"".as_slice())
         && let Some(what) = differs(&then, &top, owners)

@@ -48,5 +48,5 @@ pub use report::{Counts, LayerReport, Notes, Skipped, Stage};
 pub use root::LowerLayers;
 pub use sink::{
     Applied, DirOptions, DirSink, IdMap, IdRange, Node, NodeKind, NullSink, Owners, Passed, Sink,
-    TreeSink, Want, Whiteouts,
+    TreeSink, Want, Whiteouts, only_own_id,
 };

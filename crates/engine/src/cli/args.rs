@@ -7,7 +7,7 @@ use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
 use super::{
     completion, containers, exchange, files, globals::Globals, images, inspect, man, mounts,
-    networks, pull, registries, system, values, volumes,
+    namespaces, networks, pull, registries, system, values, volumes,
 };
 use crate::{image::Platform, source::Source};
 
@@ -74,6 +74,9 @@ pub(super) enum Command {
     Unpack(Box<UnpackArgs>),
     /// Decode a gzip file to standard output, with several threads if it is large.
     Gunzip(super::gunzip::GunzipArgs),
+    /// Run a command in the namespaces of your containers: an ordinary user is root there, and sees
+    /// what is mounted.
+    Unshare(namespaces::UnshareArgs),
     /// Print a script that lets a shell complete commands, flags and names.
     Completion(completion::CompletionArgs),
     /// Write manual pages, one for each command.

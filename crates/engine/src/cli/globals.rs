@@ -11,11 +11,13 @@ use crate::{config::Config, engine::Engine, error::Result, store::Rebuilt};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(super) struct Globals {
-    /// Where images, layers and blobs are kept [default: /var/lib/unlade].
+    /// Where images, layers and blobs are kept [default: /var/lib/unlade, for
+    /// ordinary users ~/.local/share/unlade].
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 
-    /// Where what need not survive a reboot is kept [default: /run/unlade].
+    /// Where what need not survive a reboot is kept [default: /run/unlade, for
+    /// ordinary users $XDG_RUNTIME_DIR/unlade].
     #[arg(long, value_name = "DIR")]
     run_root: Option<PathBuf>,
 

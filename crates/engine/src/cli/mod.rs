@@ -19,6 +19,7 @@ mod inspect;
 mod lists;
 mod man;
 mod mounts;
+mod namespaces;
 mod networks;
 mod out;
 mod progress;
@@ -87,7 +88,12 @@ pub fn main() -> ExitCode {
         if let Command::System(args::System::Flush(a)) = &cli.command {
             a.detach();
         }
+        if let Err(e) = namespaces::enter(&cli.globals, &cli.command) {
+            let code = told(Err(e));
+            return if is_run() { INTERNAL } else { code };
+        }
         match cli.command {
+            Command::Unshare(args) => told(namespaces::unshare(&args)),
             Command::Unpack(args) => run_unpack(&args),
             Command::Gunzip(args) => gunzip::run(&args),
             Command::Completion(args) => told(completion::script(&args)),
@@ -181,6 +187,7 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         | Command::Gunzip(_)
         | Command::Completion(_)
         | Command::Man(_)
+        | Command::Unshare(_)
         | Command::Verb(_) => Err(crate::error::Error::new(
             crate::error::Kind::Bug,
             "a command without a store was given one",

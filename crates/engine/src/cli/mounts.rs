@@ -29,6 +29,9 @@ pub(super) fn mount(globals: &Globals, args: &MountArgs, cancel: &Cancel) -> Res
         at: args.dir.clone(),
         read_write: args.rw,
     })?;
+    if crate::user::ordinary().is_some_and(|user| !user.inside) {
+        super::say_hint("it is in your namespaces: look at it with `unlade unshare`");
+    }
     out::line(&args.dir.display().to_string())
 }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Begin, Begun, Containers, Record, Status, launch, names, record::text};
+use super::{
+    Begin, Begun, Containers, Record, Status, launch, names, record::text, start::cgroup,
+    stats::no_group,
+};
 use crate::{
     error::{Error, Kind, Result},
     shim,
@@ -144,6 +147,11 @@ impl Containers<'_> {
         }
     }
 
+    /// Whether a container can be frozen: those of ordinary users cannot.
+    pub fn can_pause(record: &Record) -> bool {
+        cgroup(&record.request, &record.id).is_some()
+    }
+
     /// Freezes a container.
     ///
     /// # Errors
@@ -158,6 +166,9 @@ impl Containers<'_> {
             Status::Paused => return conflict("container is already paused"),
             Status::Restarting => return conflict("container is restarting"),
             _ => return conflict("container is not running"),
+        }
+        if !Self::can_pause(record) {
+            return Err(no_group(record));
         }
         self.runtime(&record.request.host_config.runtime)?
             .pause(&record.id)?;

@@ -108,7 +108,7 @@ impl Containers<'_> {
             },
             mounts: self.volumes.describe(id, mounts, &runtime)?,
             devices: spec::devices::find(request)?,
-            cgroup_path: cgroup(request, id),
+            cgroup_path: cgroup(request, id).unwrap_or_default(),
             init: init(request)?,
             runtime,
             ..Placement::default()

@@ -271,8 +271,8 @@ impl Containers<'_> {
 
 /// Removes the control group of a container, and ends what is still in it.
 pub(super) fn remove_cgroup(record: &Record) {
-    let cgroup = Cgroup::at(&cgroup(&record.request, &record.id));
-    match cgroup.map(|c| c.clear()) {
+    let path = cgroup(&record.request, &record.id);
+    match path.and_then(|p| Cgroup::at(&p)).map(|c| c.clear()) {
         Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => {
             tracing::debug!(error = %e, "a control group stays");
         }

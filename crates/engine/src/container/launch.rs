@@ -56,7 +56,7 @@ impl Containers<'_> {
             },
             foreground: begin.foreground,
             log,
-            cgroup: Some(ready.cgroup.clone()),
+            cgroup: ready.cgroup.clone(),
             hooks: false,
             mounts: if ready.resolved.shared {
                 Mounts::Host

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     network::{self, Member},
+    rootless,
     runtime::{Flavor, Runtime},
     shim::{Connection, Fds, Outcome, Shim, Size, Streams},
     spec::{self, Assembled, Files, Ns, Placement, RuntimeFacts, Shm, request::Request},
@@ -93,7 +94,7 @@ pub(super) struct Ready {
     held: Vec<OwnedFd>,
     pub(super) resolved: Resolved,
     pub(super) runtime: Runtime,
-    pub(super) cgroup: String,
+    pub(super) cgroup: Option<String>,
 }
 
 impl Containers<'_> {
@@ -226,7 +227,7 @@ impl Containers<'_> {
                 .resolve(&record.id, mounts, rootfs.as_fd(), &facts)?;
             Ok::<_, Error>((rootfs, user, resolved))
         };
-        let ((rootfs, user, resolved), attached) = if quick {
+        let ((rootfs, user, resolved), mut attached) = if quick {
             (root()?, self.networks.attach(&who, request)?)
         } else {
             thread::scope(|scope| {
@@ -246,6 +247,7 @@ impl Containers<'_> {
         let cdi = spec::cdi::find(&self.config.cdi_spec_dirs, requests, &user)?;
         let host = self.host();
         let cgroup = cgroup(request, &record.id);
+        attached.held.extend(rootless::keep()?);
         let placement = Placement {
             id: record.id.clone(),
             name: record.name.clone(),
@@ -265,7 +267,7 @@ impl Containers<'_> {
             devices: spec::devices::find(request)?,
             cdi,
             disks: spec::blkio::find(&request.host_config)?,
-            cgroup_path: cgroup.clone(),
+            cgroup_path: cgroup.clone().unwrap_or_default(),
             init: init(request)?,
             runtime: facts,
             ..Placement::default()
@@ -393,13 +395,16 @@ fn bind_shm(pid: i32, at: &Path) -> Result<()> {
     move_mount(&tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(refused)
 }
 
-/// Its control group as the spec has it.
-pub(super) fn cgroup(request: &Request, id: &str) -> String {
+/// Its control group as the spec has it; `None` for an ordinary user's, who may make none.
+pub(super) fn cgroup(request: &Request, id: &str) -> Option<String> {
+    if crate::user::ordinary().is_some() {
+        return None;
+    }
     let parent = match &*request.host_config.cgroup_parent {
         "" => "unlade",
         parent => parent.trim_matches('/'),
     };
-    format!("/{parent}/{id}")
+    Some(format!("/{parent}/{id}"))
 }
 
 /// What the runtime can do, by its version.

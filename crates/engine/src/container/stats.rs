@@ -1,11 +1,12 @@
 //! What a container uses of the machine, as its control group counts it.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use super::{Containers, Record, start::cgroup};
 use crate::{
     error::{Error, Kind, Result},
     runtime::cgroup::Cgroup,
+    user::inode,
 };
 
 /// What a container has used and uses.
@@ -55,7 +56,8 @@ impl Containers<'_> {
     }
 
     fn group(record: &Record) -> Result<Cgroup> {
-        Cgroup::at(&cgroup(&record.request, &record.id)).ok_or_else(|| {
+        let path = cgroup(&record.request, &record.id).ok_or_else(|| no_group(record))?;
+        Cgroup::at(&path).ok_or_else(|| {
             let m = format!(
                 "container {} has no control group that is known",
                 record.name
@@ -69,14 +71,41 @@ impl Containers<'_> {
     /// # Errors
     /// [`Kind::Conflict`] if it does not run.
     pub fn processes(&self, record: &Record) -> Result<Vec<i32>> {
-        if !self.view(record)?.is_running() {
+        let view = self.view(record)?;
+        if !view.is_running() {
             return Err(Self::not_running(record));
+        }
+        if cgroup(&record.request, &record.id).is_none() {
+            return Ok(of_namespace(view.pid));
         }
         Self::group(record)?.pids().map_err(|e| {
             let m = format!("list the processes of container {}: {e}", record.name);
             Error::new(Kind::Host, m).with_hint("has it just ended?")
         })
     }
+}
+
+/// What cannot be done to a container of an ordinary user.
+pub(super) fn no_group(record: &Record) -> Error {
+    let m = format!("container {} has no control group", record.name);
+    Error::new(Kind::Unsupported, m)
+        .with_hint("those of ordinary users have none; run it as root for that")
+}
+
+/// The processes in the namespace of processes that `pid` is in; only itself where that is ours.
+fn of_namespace(pid: i32) -> Vec<i32> {
+    let namespace = |pid: &str| inode(Path::new(&format!("/proc/{pid}/ns/pid")));
+    let theirs = namespace(&pid.to_string());
+    if theirs.is_none() || theirs == namespace("self") {
+        return vec![pid];
+    }
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut all: Vec<i32> = numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| namespace(&pid.to_string()) == theirs)
+        .collect();
+    all.sort_unstable();
+    all
 }
 
 fn number(text: &str) -> u64 {

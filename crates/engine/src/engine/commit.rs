@@ -103,7 +103,9 @@ impl Engine {
         record: &Record,
         request: &CommitRequest,
     ) -> Result<Option<archive::Imported>> {
-        let _frozen = match request.pause && containers.view(record)?.status == Status::Running {
+        let runs = containers.view(record)?.status == Status::Running;
+        let pause = request.pause && runs && Containers::can_pause(record);
+        let _frozen = match pause {
             true => Some(Frozen::new(containers, record)?),
             false => None,
         };

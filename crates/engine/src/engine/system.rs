@@ -10,6 +10,7 @@ use crate::{
     error::Result,
     image::name::Reference,
     pull::PullRequest,
+    rootless,
     store::{BrokenImage, CheckOptions, CheckReport, Repaired},
 };
 
@@ -30,6 +31,8 @@ pub struct Info {
     pub durability: &'static str,
     /// Whether blobs are kept.
     pub keep_blobs: &'static str,
+    /// How it works for an ordinary user; empty for root.
+    pub rootless: Vec<String>,
     /// Images that are listed.
     pub images: usize,
     /// Where images are mounted.
@@ -75,6 +78,7 @@ impl Engine {
                 crate::config::Durability::Sync => "sync",
             },
             keep_blobs: if self.keep_blobs() { "always" } else { "never" },
+            rootless: rootless::notes(),
             images: self.store.images()?.len(),
             mounts: self.mounts()?,
         })

@@ -77,6 +77,7 @@ impl Networks {
             let m = format!("`{}` is no name of a container", who.name.escape_debug());
             return Err(bad(m));
         }
+        refuse_ordinary()?;
         self.programs.netavark()?;
         let _lock = self.places.lock(false)?;
         self.predefine()?;
@@ -280,6 +281,16 @@ impl Networks {
         let plain = |j: &Joined| j.network.name == DEFAULT && !j.network.dns && !j.publishes;
         self.config.keep_bridge && whole && state.joined.iter().all(plain)
     }
+}
+
+/// Bridges and rules of the firewall are for root alone.
+pub(super) fn refuse_ordinary() -> Result<()> {
+    if crate::user::ordinary().is_none() {
+        return Ok(());
+    }
+    let m = "networks of containers need root";
+    Err(Error::new(Kind::Unsupported, m)
+        .with_hint("--network none and --network host do not: the latter is the network you use"))
 }
 
 fn settings(netns: &Path, state: &State, request: &Request) -> NetworkSettings {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::{
     Member, Networks,
     asked::{METRIC, bad, check_place, place},
+    attach::refuse_ordinary,
     manage,
     netavark::Verb,
     record::Driver,
@@ -28,6 +29,7 @@ impl Networks {
         network: &str,
         how: &EndpointSettings,
     ) -> Result<State> {
+        refuse_ordinary()?;
         let _lock = self.places.lock(false)?;
         let mut state = self.places.read(who.id)?.ok_or_else(|| {
             let m = "container sharing network namespace with another container or host cannot be \

@@ -172,6 +172,10 @@ fn cgroups(rootless: bool) -> (bool, BTreeSet<String>) {
         let list = file.to_str().and_then(line).unwrap_or_default();
         return (true, list.split_whitespace().map(str::to_owned).collect());
     }
+    // Nobody but root gets groups of the first version.
+    if rootless {
+        return (false, BTreeSet::new());
+    }
     let table = text("/proc/cgroups").unwrap_or_default();
     (false, controllers_v1(&table))
 }

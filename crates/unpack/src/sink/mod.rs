@@ -10,7 +10,7 @@ mod whiteout;
 use bytes::Bytes;
 
 pub use self::{
-    dir::{DirOptions, DirSink, IdMap, IdRange, Owners, Whiteouts},
+    dir::{DirOptions, DirSink, IdMap, IdRange, Owners, Whiteouts, only_own_id},
     passed::Passed,
     tree::{Node, NodeKind, TreeSink},
 };

@@ -42,6 +42,8 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
         "ConfigFile": info.config_file.as_ref().map(|f| f.display().to_string()),
         "Durability": info.durability,
         "KeepBlobs": info.keep_blobs,
+        "Rootless": !info.rootless.is_empty(),
+        "RootlessNotes": info.rootless,
         "Images": info.images,
         "Mounts": mounts,
     });
@@ -66,6 +68,12 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
         "Durability: {}\nKeep blobs: {}\n",
         info.durability, info.keep_blobs
     ));
+    if !info.rootless.is_empty() {
+        text.push_str("Rootless: yes\n");
+    }
+    for line in &info.rootless {
+        text.push_str(&format!("  {line}\n"));
+    }
     for (at, id) in &info.mounts {
         let id = id.to_string();
         text.push_str(&format!(

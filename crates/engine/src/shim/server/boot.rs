@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    rootless::{HOLD, holder},
     runtime::WITHOUT_UNIFIED,
     shim::{
         Log, Mounts, Process, State, boot_id,
@@ -40,6 +41,7 @@ pub(super) fn main() -> ExitCode {
     match args.next() {
         None => {}
         Some(word) if word == WITHOUT_UNIFIED => return without_unified(args),
+        Some(word) if word == HOLD => return holder::main(args),
         Some(word) if word == "--version" => {
             let _ = writeln!(io::stdout(), "unlade-shim {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;

@@ -4,8 +4,10 @@ use std::{fs::File, io, os::fd::OwnedFd, path::PathBuf};
 
 use rustix::{
     fs::CWD,
+    io::Errno,
     mount::{
-        MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
+        MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change,
+        move_mount, unmount,
     },
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
@@ -43,7 +45,7 @@ impl Namespaces {
             unshare()?;
             if job.runtime.through.is_some() {
                 // Ours alone: the host's stays where it is.
-                unmount(UNIFIED, UnmountFlags::DETACH)?;
+                hide_unified()?;
                 job.runtime = job.runtime.unaided();
             }
             spaces.host = Some(host);
@@ -84,12 +86,24 @@ fn unshare() -> io::Result<()> {
     Ok(mount_change("/", how)?)
 }
 
+/// Takes the second version's groups out of this mount namespace.
+fn hide_unified() -> io::Result<()> {
+    match unmount(UNIFIED, UnmountFlags::DETACH) {
+        // Of a user namespace: what came from outside stays, and is covered.
+        Err(Errno::INVAL) => {
+            let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+            Ok(mount("tmpfs", UNIFIED, "tmpfs", flags, c"size=4k")?)
+        }
+        done => Ok(done?),
+    }
+}
+
 /// Leaves out the second version's groups where they are mounted beside the first's, for whatever
 /// this process becomes.
 pub(super) fn without_unified() -> io::Result<()> {
     if cgroup::hybrid() {
         unshare()?;
-        unmount(UNIFIED, UnmountFlags::DETACH)?;
+        hide_unified()?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use rustix::{
 
 pub(super) use builder::Builder;
 use options::opaque_xattr;
-pub use options::{DirOptions, IdMap, IdRange, Owners, Whiteouts};
+pub use options::{DirOptions, IdMap, IdRange, Owners, Whiteouts, only_own_id};
 
 use super::{Applied, Passed, Sink, Want, check, copy_up, count, count_kind};
 use crate::{
@@ -83,7 +83,7 @@ impl DirSink {
                 || !is_empty(root.top())?,
             options,
             me: (uid.as_raw(), rustix::process::getegid().as_raw()),
-            privileged: uid.is_root(),
+            privileged: uid.is_root() && !only_own_id(),
             writers,
             cancel,
             memory,

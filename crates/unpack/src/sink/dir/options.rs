@@ -17,6 +17,14 @@ pub enum Owners {
     Mapped(IdMap),
 }
 
+/// Whether this process is in a user namespace that has one id alone, as an ordinary user can make:
+/// even its root can give files to nobody else then.
+pub fn only_own_id() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let words: Vec<&str> = map.split_whitespace().collect();
+    matches!(words[..], [_, _, "1"])
+}
+
 /// Maps owners and groups of the image to those of the host, as a user namespace does.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdMap {
