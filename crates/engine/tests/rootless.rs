@@ -442,6 +442,11 @@ fn what_an_ordinary_user_cannot_have_is_said() {
     ]);
     assert!(said.status.success());
     assert!(text(&said.stderr).contains("the memory limit is passed over"));
+    let said = user.fails(125, &["run", "--rm", "box", "true"]);
+    assert!(
+        said.contains("need root") && said.contains("--network none"),
+        "{said}"
+    );
     let said = user.fails(1, &["network", "create", "mine"]);
     assert!(
         said.contains("need root") && said.contains("--network none"),

@@ -139,21 +139,21 @@ fn join(dir: &Path) -> Result<bool> {
     if user::inode(&of(pid, "user")) != Some(namespace) {
         return Ok(false);
     }
-    join_process(pid)
+    join_by(&of(pid, "user"), &of(pid, "mnt"))
 }
 
 fn of(pid: i32, namespace: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/{namespace}"))
 }
 
-fn join_process(pid: i32) -> Result<bool> {
-    let open = |namespace| match File::open(of(pid, namespace)) {
+fn join_by(users: &Path, mounts: &Path) -> Result<bool> {
+    let open = |path: &Path| match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => opened
             .map(Some)
-            .map_err(|e| Error::host(format!("open the namespaces of process {pid}"), e)),
+            .map_err(|e| Error::host(format!("open the namespace `{}`", path.display()), e)),
     };
-    let (Some(users), Some(mounts)) = (open("user")?, open("mnt")?) else {
+    let (Some(users), Some(mounts)) = (open(users)?, open(mounts)?) else {
         return Ok(false);
     };
     let here = std::env::current_dir();
@@ -169,10 +169,10 @@ fn join_process(pid: i32) -> Result<bool> {
 
 /// After the holder was killed: joins those who are still there, and starts another holder.
 fn rejoin(dir: &Path, config: &Config) -> Result<bool> {
-    let Some(pid) = member(&dir.join(USERS)) else {
+    let Some((users, mounts)) = member(&dir.join(USERS)) else {
         return Ok(false);
     };
-    if !join_process(pid)? {
+    if !join_by(&users, &mounts)? {
         return Ok(false);
     }
     let (pid, mut child) = start(dir, config, "here")?;
@@ -181,21 +181,31 @@ fn rejoin(dir: &Path, config: &Config) -> Result<bool> {
     Ok(true)
 }
 
-/// A process in other namespaces that has the lock open.
-fn member(lock: &Path) -> Option<i32> {
+/// The namespaces of a process that has the lock open and is in a user namespace other than ours.
+fn member(lock: &Path) -> Option<(PathBuf, PathBuf)> {
     let uid = rustix::process::geteuid().as_raw();
     let ours = user::inode(Path::new("/proc/self/ns/user"));
-    let has_it = |pid: i32| {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-        let mut links = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
-        links.any(|link| link == lock).then_some(pid)
+    let namespaces = |pid: i32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        let links: Vec<(PathBuf, PathBuf)> = fds
+            .filter_map(|fd| Some((fs::read_link(fd.path()).ok()?, fd.path())))
+            .collect();
+        if !links.iter().any(|(to, _)| to == lock) {
+            return None;
+        }
+        // A shim has mounts of its own, and a way back to those of all.
+        let back = links
+            .into_iter()
+            .find(|(to, _)| to.to_string_lossy().starts_with("mnt:["));
+        let mounts = back.map_or_else(|| of(pid, "mnt"), |(_, fd)| fd);
+        Some((of(pid, "user"), mounts))
     };
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let mine = entry.metadata().is_ok_and(|m| m.uid() == uid);
-        let there = || user::inode(&of(pid, "user"));
-        (mine && there().is_some() && there() != ours)
-            .then(|| has_it(pid))
+        let theirs = || user::inode(&of(pid, "user"));
+        (mine && theirs().is_some() && theirs() != ours)
+            .then(|| namespaces(pid))
             .flatten()
     })
 }
