@@ -20,6 +20,8 @@ use crate::{
 
 /// Where the configuration is unless the environment says otherwise.
 pub const PATH: &str = "/etc/unlade/config.toml";
+/// The machine's own run root.
+pub const RUN_ROOT: &str = "/run/unlade";
 /// Longest file that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 /// The graph drivers that there are.
@@ -108,7 +110,7 @@ pub struct Registry {
 }
 
 /// How containers get a network.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Network {
     /// The program that makes interfaces and firewall rules. Default: `netavark` where
@@ -119,19 +121,9 @@ pub struct Network {
     /// What networks get their subnets from, as `172.16.0.0/12 by 16`. Default: Docker's.
     pub address_pools: Vec<String>,
     /// Whether the bridge of the default network, and the firewall's rules for it, stay when the
-    /// last container leaves, as Docker's do. Default: they do.
-    pub keep_bridge: bool,
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            netavark: None,
-            aardvark_dns: None,
-            address_pools: Vec::new(),
-            keep_bridge: true,
-        }
-    }
+    /// last container leaves, as Docker's do. Default: only with the machine's own run root,
+    /// [`RUN_ROOT`], since those of other stores would outlive their stores.
+    pub keep_bridge: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -155,7 +147,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             root: "/var/lib/unlade".into(),
-            run_root: "/run/unlade".into(),
+            run_root: RUN_ROOT.into(),
             graph_driver: None,
             keep_blobs: KeepBlobs::default(),
             durability: Durability::default(),

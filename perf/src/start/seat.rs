@@ -82,7 +82,8 @@ impl Seat {
             }
             Kind::Unlade { binary, driver, .. } => {
                 let config = run.join("unlade.toml");
-                fs::write(&config, "")?;
+                // As with the machine's own run root.
+                fs::write(&config, "[network]\nkeep-bridge = true\n")?;
                 self.env.push(("UNLADE_CONFIG".to_owned(), text(config)));
                 let (root, run) = (text(store.join("root")), text(run.join("run")));
                 let binary = text(binary);

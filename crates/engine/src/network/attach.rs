@@ -279,7 +279,7 @@ impl Networks {
     fn bridge_stays(&self, state: &State) -> bool {
         let whole = !state.settings.sandbox_id.is_empty();
         let plain = |j: &Joined| j.network.name == DEFAULT && !j.network.dns && !j.publishes;
-        self.config.keep_bridge && whole && state.joined.iter().all(plain)
+        self.keep_bridge && whole && state.joined.iter().all(plain)
     }
 }
 

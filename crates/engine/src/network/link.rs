@@ -1,4 +1,5 @@
-//! Taking one interface away, as netavark's teardown does, by a message to the kernel (rtnetlink(7)).
+//! Interfaces of the machine: whether one is there, and taking one away, as netavark's teardown
+//! does, by a message to the kernel (rtnetlink(7)).
 
 use std::os::fd::OwnedFd;
 
@@ -18,6 +19,15 @@ const ACKNOWLEDGED: u16 = 0x1 | 0x4;
 const ANSWER: u16 = 2;
 /// Of `struct nlmsghdr` and `struct ifinfomsg` together, in bytes.
 const LENGTH: u32 = 16 + 16;
+
+/// Whether the network namespace that we are in has an interface of that name. `/sys/class/net` may
+/// be another's.
+pub(super) fn exists(name: &str) -> bool {
+    let kind = (AddressFamily::UNIX, SocketType::DGRAM);
+    socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, None)
+        .and_then(|socket| name_to_index(&socket, name))
+        .is_ok()
+}
 
 /// Removes the interface `name` of the calling thread's network namespace, with its other end
 /// elsewhere. One that is not there is fine.

@@ -2,15 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::IpAddr,
-    path::Path,
 };
 
 use super::{
     Networks,
     attach::refuse_ordinary,
-    ipam,
+    ipam, link,
     record::{DEFAULT, Driver, Endpoint, Network, Range, is_name},
     subnet::Subnet,
 };
@@ -63,10 +61,6 @@ pub struct NewNetwork {
 
 fn bad(message: impl Into<String>) -> Error {
     Error::new(Kind::BadInput, message)
-}
-
-fn interface_exists(name: &str) -> bool {
-    fs::symlink_metadata(Path::new("/sys/class/net").join(name)).is_ok()
 }
 
 /// Checks options; what would be passed over in silence is an error.
@@ -427,7 +421,7 @@ fn complete(network: &mut Network, six: bool, pools: &[String], all: &[Network])
     network.interface = match given {
         Some(name) => name,
         // Other stores on this machine may have it.
-        None if network.name == DEFAULT && !interface_exists("unlade0") => "unlade0".to_owned(),
+        None if network.name == DEFAULT && !link::exists("unlade0") => "unlade0".to_owned(),
         None => own,
     };
     Ok(())

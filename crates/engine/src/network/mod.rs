@@ -51,6 +51,7 @@ pub struct Networks {
     config: config::Network,
     programs: netavark::Programs,
     places: state::Places,
+    keep_bridge: bool,
 }
 
 /// A container, as networks know it.
@@ -102,6 +103,9 @@ impl Networks {
             config: config.clone(),
             programs: netavark::Programs::new(config),
             places: state::Places::new(run_root),
+            keep_bridge: config
+                .keep_bridge
+                .unwrap_or_else(|| run_root == Path::new(config::RUN_ROOT)),
         }
     }
 }

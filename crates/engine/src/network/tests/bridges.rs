@@ -14,7 +14,7 @@ use crate::{
 #[test]
 fn the_default_bridge_with_ports() {
     isolated(|| {
-        let world = World::new(&tidy());
+        let world = World::new(&config::Network::default());
         let nets = &world.networks;
         let mut request = on("default", &["80", "127.0.0.1:0:81/udp", "127.0.0.1::80"]);
         nets.check(&mut request).unwrap();
@@ -89,7 +89,10 @@ fn the_default_bridge_with_ports() {
 #[test]
 fn the_default_bridge_stays() {
     isolated(|| {
-        let world = World::new(&config::Network::default());
+        let world = World::new(&config::Network {
+            keep_bridge: Some(true),
+            ..config::Network::default()
+        });
         let nets = &world.networks;
         let links = || run("ip", &["-o", "link"]);
         let rules = || run("iptables", &["-t", "nat", "-S"]);
@@ -127,7 +130,7 @@ fn the_default_bridge_stays() {
 #[test]
 fn names_resolve_and_networks_are_apart() {
     isolated(|| {
-        let world = World::new(&tidy());
+        let world = World::new(&config::Network::default());
         let nets = &world.networks;
         let one = nets.create(&called("one")).unwrap();
         nets.create(&called("two")).unwrap();
@@ -199,7 +202,7 @@ fn names_resolve_and_networks_are_apart() {
 #[test]
 fn addresses_as_asked() {
     isolated(|| {
-        let world = World::new(&tidy());
+        let world = World::new(&config::Network::default());
         let nets = &world.networks;
         let new = NewNetwork {
             name: "dual".to_owned(),
@@ -258,7 +261,7 @@ fn addresses_as_asked() {
 #[test]
 fn many_at_once() {
     isolated(|| {
-        let world = World::new(&tidy());
+        let world = World::new(&config::Network::default());
         let nets = &world.networks;
         nets.create(&called("mine")).unwrap();
         let ids: Vec<String> = (0..16).map(|n| format!("{n:064x}")).collect();

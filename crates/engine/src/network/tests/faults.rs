@@ -6,7 +6,7 @@ use crate::error::Kind;
 #[test]
 fn what_a_kill_leaves_is_removed() {
     isolated(|| {
-        let world = World::new(&tidy());
+        let world = World::new(&config::Network::default());
         let nets = &world.networks;
         let published = on("bridge", &["80"]);
         nets.predefine().unwrap();
@@ -73,7 +73,7 @@ fn a_netavark_that_fails_leaves_nothing() {
         ] {
             let world = World::new(&config::Network {
                 netavark: Some(path),
-                ..tidy()
+                ..config::Network::default()
             });
             let nets = &world.networks;
             let e = nets
@@ -85,7 +85,7 @@ fn a_netavark_that_fails_leaves_nothing() {
         }
         let world = World::new(&config::Network {
             aardvark_dns: Some("/nonexistent".into()),
-            ..tidy()
+            ..config::Network::default()
         });
         let nets = &world.networks;
         nets.create(&called("mine")).unwrap();
@@ -109,7 +109,7 @@ fn attached_and_killed() {
     let store = Store::open(&StoreOptions::new(dir.join("root"), "copy")).unwrap();
     let config = config::Network {
         netavark: Some(dir.join("netavark")),
-        ..tidy()
+        ..config::Network::default()
     };
     let networks = Networks::new(&store, &dir.join("run"), &config);
     let done = networks.attach(&who(A, "a"), &on("mine", &["80"]));
@@ -119,7 +119,7 @@ fn attached_and_killed() {
 #[test]
 fn a_killed_command_is_undone() {
     isolated(|| {
-        let world = World::new(&tidy());
+        let world = World::new(&config::Network::default());
         let nets = &world.networks;
         nets.create(&called("mine")).unwrap();
         let programs = netavark::Programs::new(&config::Network::default());
@@ -195,7 +195,7 @@ fn a_killed_netavark_is_undone() {
         let [script, mark, over] = ["netavark", "mark", "over"].map(|name| bin.path().join(name));
         let world = World::new(&config::Network {
             netavark: Some(script.clone()),
-            ..tidy()
+            ..config::Network::default()
         });
         let nets = &world.networks;
         for verb in ["setup", "teardown"] {

@@ -31,14 +31,6 @@ struct World {
     networks: Networks,
 }
 
-/// Without bridges that stay.
-fn tidy() -> config::Network {
-    config::Network {
-        keep_bridge: false,
-        ..config::Network::default()
-    }
-}
-
 impl World {
     fn new(config: &config::Network) -> Self {
         let dir = tempfile::tempdir().unwrap();
