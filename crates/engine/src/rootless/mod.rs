@@ -1,7 +1,7 @@
 //! An ordinary user's namespaces: one user namespace in which he is root and has his subordinate
 //! ids, and one mount namespace, for all of his commands and containers.
 //!
-//! A process of its own holds them ([`holder`]) as long as somebody uses them: each command and
+//! A process of its own holds them (`holder`) as long as somebody uses them: each command and
 //! each shim has a shared lock on a file, and when the holder gets it exclusively, and nothing is
 //! mounted, it ends. So nothing runs where nothing is used.
 
@@ -107,7 +107,7 @@ pub(crate) fn keep() -> Result<Option<OwnedFd>> {
     Ok(kept.map(OwnedFd::from))
 }
 
-/// As [`keep`], for the program that this process becomes.
+/// As `keep`, for the program that this process becomes.
 ///
 /// # Errors
 /// Those of the host.
