@@ -217,7 +217,7 @@ impl User {
         let left = fs::read_dir(self.path("run/unlade/containers"));
         assert_eq!(left.map_or(0, Iterator::count), 0);
         let snapshots = self.path("home/.local/share/unlade/graph/overlay/snapshots");
-        assert_eq!(fs::read_dir(snapshots).map_or(0, Iterator::count), 0);
+        assert_eq!(fs::read_dir(snapshots).unwrap().count(), 0);
     }
 }
 
@@ -270,6 +270,19 @@ fn a_user_with_one_id() {
     let store = user.path("home/.local/share/unlade");
     assert_eq!(fs::metadata(&store).unwrap().uid(), user.uid);
     assert_eq!(fs::metadata(&store).unwrap().mode() & 0o777, 0o700);
+    user.assert_nothing_left();
+    // One that ends when no command is there any more.
+    user.ok(&[
+        "run",
+        "-d",
+        "--rm",
+        "--network",
+        "none",
+        "box",
+        "sleep",
+        "1",
+    ]);
+    user.until("it stays", || user.holders() == 0);
     user.assert_nothing_left();
 }
 

@@ -184,12 +184,13 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Sets attributes (`MOUNT_ATTR_*`) on the mount behind `mount`.
+/// Sets attributes (`MOUNT_ATTR_*`) on the mount behind `mount`, a copy of another one, which no
+/// longer follows that one's.
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> Result<(), Errno> {
     let attr = MountAttr {
         attr_set: set,
         attr_clr: 0,
-        propagation: 0,
+        propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
     // SAFETY: the path ends with a NUL, `attr` has the layout and size that are passed, and the

@@ -146,10 +146,19 @@ pub(crate) fn walk(
     let mut todo = vec![Vec::new()];
     while let Some(path) = todo.pop() {
         let host = |e| Error::host(format!("read the directory `{}`", show(&path)), e);
-        let dir = open(root, &path).map_err(host)?;
+        // Gone meanwhile, but for the root, or something else by now.
+        let gone = |e: Errno| !path.is_empty() && matches!(e, Errno::NOENT | Errno::NOTDIR);
+        let dir = match open(root, &path) {
+            Err(e) if gone(e) => continue,
+            dir => dir.map_err(host)?,
+        };
         let dir = std::os::fd::AsFd::as_fd(&dir);
         let from = todo.len();
-        for name in names(dir).map_err(host)? {
+        let names = match names(dir) {
+            Err(e) if gone(e) => continue,
+            names => names.map_err(host)?,
+        };
+        for name in names {
             let real = join(&path, name.to_bytes());
             let stat = match statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 // Gone meanwhile, or a whiteout that overlayfs lists and does not show.

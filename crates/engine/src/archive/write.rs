@@ -132,7 +132,10 @@ pub fn write_dir(images: &[ImageToSave], dir: &Path, cancel: &Cancel) -> Result<
         let m = format!("`{shown}` is not empty");
         return Err(Error::new(Kind::Conflict, m).with_hint("choose a new directory"));
     }
-    let staging = Dest::open(dir, false)?.stage()?;
+    let hint = "choose a new directory, where its parent lets you make one";
+    let staging = Dest::open(dir, false)
+        .and_then(Dest::stage)
+        .map_err(|e| e.with_hint(hint))?;
     let make_dir = |at: BorrowedFd<'_>, name: &str| -> Result<OwnedFd> {
         match mkdirat(at, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}

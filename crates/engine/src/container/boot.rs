@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Kind, Result},
-    shim::{Seen, State},
+    shim::State,
     store::Stage,
 };
 
@@ -83,6 +83,9 @@ impl Containers<'_> {
             return Ok(());
         }
         if record.request.host_config.auto_remove && record.stage == Stage::Created {
+            // Should this process be killed, the next command goes on.
+            self.store
+                .set_container_stage(&record.id, Stage::Removing)?;
             self.remove_parts(record, true)?;
         } else if self.seen(&record.id)?.is_some() {
             self.end_run(record, place)?;
@@ -106,9 +109,8 @@ impl Containers<'_> {
                 continue;
             }
             // Who cleans up is the shim still, by its number.
-            let over = |seen: &Seen| !seen.shim && !seen.init;
-            let ended = match State::look(&path) {
-                Ok(seen) => seen.as_ref().is_none_or(over),
+            let ended = match State::read(&path) {
+                Ok(state) => state.as_ref().is_none_or(State::is_over),
                 // It is for `rm -f`.
                 Err(_) => false,
             };

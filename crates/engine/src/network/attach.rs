@@ -1,6 +1,7 @@
 //! Getting containers into their networks and out of them.
 
 use std::{
+    fs, io,
     net::IpAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -216,9 +217,9 @@ impl Networks {
             Err(e) => return Err(e),
         };
         let done = match &state {
-            Some(state) if self.bridge_stays(state) => {
-                let mut all = state.joined.iter().map(|j| &j.endpoint.interface);
-                all.try_for_each(|name| netns::remove_interface(&netns, name))
+            // What does not go like this netavark takes away.
+            Some(state) if self.bridge_stays(state) && self.take_interfaces(state).is_ok() => {
+                Ok(())
             }
             Some(state) => self.tear_down(state)?,
             None => Ok(()),
@@ -270,6 +271,24 @@ impl Networks {
             }
         }
         undo()
+    }
+
+    /// Takes its interfaces away.
+    fn take_interfaces(&self, state: &State) -> Result<()> {
+        let netns = self.places.netns(&state.id);
+        for joined in &state.joined {
+            netns::remove_interface(&netns, &joined.endpoint.interface)?;
+            // What later versions of netavark write for a firewall that is started anew.
+            let note = format!("firewall/ports/{}_{}", joined.network.id, state.id);
+            let note = self.places.netavark().join(note);
+            match fs::remove_file(&note) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::host(format!("remove `{}`", note.display()), e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether its interfaces and its namespace are all that has to go. netavark takes the bridge

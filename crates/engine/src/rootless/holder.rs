@@ -17,9 +17,10 @@ use rustix::{
 };
 
 use super::USERS;
-use crate::{sys, user::HOLDER};
+use crate::{sys, user};
 
-/// Which mounts there were at first, so that another holder knows them too.
+/// Which mounts there were at first that are not the host's, so that another holder knows them too.
+/// Numbers of others are given out again when the host unmounts them.
 const MOUNTS: &str = "mounts";
 
 /// The program: `new DIR` makes namespaces, `here DIR` stays in those that it is in.
@@ -51,6 +52,7 @@ fn begin(new: bool, dir: &Path) -> io::Result<()> {
         let how = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         mount_change("/", how)?;
         let all: Vec<String> = mounts(&fs::read_to_string("/proc/self/mountinfo")?)
+            .filter(|(_, ours)| *ours)
             .map(|(id, _)| id.to_owned())
             .collect();
         fs::write(dir.join(MOUNTS), all.join("\n"))?;
@@ -77,8 +79,10 @@ fn hold(dir: &Path) -> io::Result<()> {
         table.rewind()?;
         table.read_to_string(&mut now)?;
         if !mounts(&now).any(|(id, ours)| ours && !first.contains(id)) {
-            // Nobody finds us from now on; those who wait for the lock make namespaces anew.
-            return fs::remove_file(dir.join(HOLDER));
+            // Nobody joins us from now on; those who wait for the lock make namespaces anew. Whoever
+            // is here still finds out by the number whose it is.
+            let ours = user::inode(Path::new("/proc/self/ns/user")).unwrap_or(0);
+            return super::write_holder(dir, 0, ours);
         }
         flock(&lock, FlockOperation::Unlock)?;
         // Until the table changes after it was read.

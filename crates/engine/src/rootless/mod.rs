@@ -183,6 +183,8 @@ fn rejoin(dir: &Path, config: &Config) -> Result<bool> {
 
 /// The namespaces of a process that has the lock open and is in a user namespace other than ours.
 fn member(lock: &Path) -> Option<(PathBuf, PathBuf)> {
+    // As the kernel has the path of a descriptor.
+    let lock = &lock.canonicalize().ok()?;
     let uid = rustix::process::geteuid().as_raw();
     let ours = user::inode(Path::new("/proc/self/ns/user"));
     let namespaces = |pid: i32| {
@@ -277,7 +279,13 @@ fn make(dir: &Path, config: &Config, uid: u32) -> Result<()> {
 fn record(dir: &Path, pid: u32) -> Result<()> {
     let failed = |e: io::Error| Error::host(format!("write `{}`", dir.join(HOLDER).display()), e);
     let namespace = fs::metadata(format!("/proc/{pid}/ns/user")).map_err(failed)?;
+    write_holder(dir, pid, namespace.ino()).map_err(failed)
+}
+
+/// Writes the number of the process that holds the namespaces, 0 for none, and that of the user
+/// namespace.
+fn write_holder(dir: &Path, pid: u32, namespace: u64) -> io::Result<()> {
     let new = dir.join(format!("{HOLDER}.new"));
-    fs::write(&new, format!("{pid} {}\n", namespace.ino())).map_err(failed)?;
-    fs::rename(&new, dir.join(HOLDER)).map_err(failed)
+    fs::write(&new, format!("{pid} {namespace}\n"))?;
+    fs::rename(&new, dir.join(HOLDER))
 }

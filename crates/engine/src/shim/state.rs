@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     path::Path,
+    sync::OnceLock,
 };
 
 use rustix::{
@@ -184,6 +185,12 @@ impl State {
         }))
     }
 
+    /// Whether nobody of that run is there any more, neither its shim nor its first process.
+    pub fn is_over(&self) -> bool {
+        let lives = || self.shim.lives() || self.init.as_ref().is_some_and(Process::lives);
+        self.boot != boot_id() || !lives()
+    }
+
     /// Whether a shim was there, in the directory of a run.
     pub fn is_in(run: &Path) -> bool {
         run.join(FILE).exists()
@@ -265,8 +272,12 @@ fn parent(pid: i32) -> Option<i32> {
 
 /// The kernel's name for this boot; empty if it says none.
 pub fn boot_id() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    text.unwrap_or_default().trim().to_owned()
+    static BOOT: OnceLock<String> = OnceLock::new();
+    let read = || {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        text.unwrap_or_default().trim().to_owned()
+    };
+    BOOT.get_or_init(read).clone()
 }
 
 #[cfg(test)]
