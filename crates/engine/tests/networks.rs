@@ -38,10 +38,6 @@ fn bad(dir: &Path, args: &[&str]) -> String {
 
 #[test]
 fn networks_as_docker_shows_them() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root may make networks");
-        return;
-    }
     let temp = temp();
     let dir = temp.path();
     let names = "bridge bridge local\nhost host local\nnone null local\n";
@@ -196,10 +192,6 @@ fn networks_as_docker_shows_them() {
 
 #[test]
 fn volumes_as_docker_shows_them() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root may make networks");
-        return;
-    }
     let temp = temp();
     let dir = temp.path();
     assert_eq!(good(dir, &["volume", "ls"]), "DRIVER    VOLUME NAME\n");
@@ -292,10 +284,6 @@ fn volumes_as_docker_shows_them() {
 
 #[test]
 fn inspect_finds_networks_and_volumes() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root may make networks");
-        return;
-    }
     let temp = temp();
     let dir = temp.path();
     for (kind, names) in [("network", ["mine", "same"]), ("volume", ["data", "same"])] {

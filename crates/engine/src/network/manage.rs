@@ -6,9 +6,7 @@ use std::{
 };
 
 use super::{
-    Networks,
-    attach::refuse_ordinary,
-    ipam, link,
+    Networks, ipam, link,
     record::{DEFAULT, Driver, Endpoint, Network, Range, is_name},
     subnet::Subnet,
 };
@@ -177,7 +175,6 @@ impl Networks {
     /// [`Kind::BadInput`] for what cannot be, [`Kind::Conflict`] if the name or the subnet is
     /// taken, [`Kind::Unsupported`] for drivers and options that are not known.
     pub fn create(&self, new: &NewNetwork) -> Result<Network> {
-        refuse_ordinary()?;
         if !is_name(&new.name) {
             let m = format!("`{}` is no name for a network", new.name.escape_debug());
             return Err(bad(m).with_hint("letters and digits, and after the first also _ . -"));
