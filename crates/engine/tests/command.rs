@@ -289,3 +289,29 @@ fn many_layers_and_few_descriptors() {
     assert_eq!(names(&dir.path().join("tree")).len(), 300);
     assert_eq!(names(&dir.path().join("overlay")).len(), 301);
 }
+
+#[test]
+fn versions_as_docker_has_them() {
+    let version = env!("CARGO_PKG_VERSION");
+    let of = |args: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_unlade"))
+            .env("UNLADE_CONFIG", "")
+            .arg("version")
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let format = "{{.Client.Version}} {{.Server.Version}} {{.Server.Os}}";
+    assert_eq!(of(&["-f", format]), format!("{version} {version} linux\n"));
+    assert_eq!(
+        of(&["--format", "{{(index .Server.Components 0).Name}}"]),
+        "Engine\n"
+    );
+    let text = of(&[]);
+    let line = format!(" Version:  {version}");
+    assert_eq!(text.lines().filter(|l| **l == line).count(), 2, "{text}");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert!(text.contains(&format!(" Kernel:   {kernel}")), "{text}");
+}

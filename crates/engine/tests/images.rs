@@ -150,6 +150,11 @@ fn images_are_mounted_and_pinned() {
         assert!(store.fails(&["rmi", "two:1"]).contains("in use"));
         store.ok(&["image", "prune", "-a", "-f"]);
         assert!(store.ok(&["info"]).contains(&format!("at {at}")));
+        let format = "{{.OSType}} {{.NCPU}} {{.ServerVersion}} {{.DockerRootDir}}";
+        let info = store.ok(&["info", "-f", format]);
+        let (version, root) = (env!("CARGO_PKG_VERSION"), store.arg("store"));
+        let cpus = std::thread::available_parallelism().unwrap();
+        assert_eq!(info, format!("linux {cpus} {version} {root}\n"));
         store.ok(&["image", "unmount", &at]);
         assert!(is_empty(&at));
         assert!(

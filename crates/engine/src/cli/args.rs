@@ -7,7 +7,7 @@ use unlade_unpack::{IoChoice, Limits, Owners, Whiteouts};
 
 use super::{
     completion, containers, exchange, files, globals::Globals, images, inspect, man, mounts,
-    namespaces, networks, pull, registries, system, values, volumes,
+    namespaces, networks, pull, registries, system, values, version, volumes,
 };
 use crate::{image::Platform, source::Source};
 
@@ -66,6 +66,8 @@ pub(super) enum Command {
     System(System),
     /// Show the graph driver, and why it is used, and other facts.
     Info(system::InfoArgs),
+    /// Show the version of this program, and of the kernel and the runtime.
+    Version(version::VersionArgs),
     /// Log in to a registry.
     Login(registries::LoginArgs),
     /// Log out of a registry.

@@ -32,6 +32,7 @@ mod table;
 mod template;
 mod unit;
 mod values;
+mod version;
 mod volumes;
 
 use std::{
@@ -178,6 +179,7 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
         Command::System(System::Df(a)) => system::df(globals, a, &cancel),
         Command::System(System::Flush(a)) => flush::run(globals, a, &cancel),
         Command::System(System::Prune(a)) => system::prune(globals, a, &cancel),
+        Command::Version(a) => version::version(globals, a),
         Command::Info(a) | Command::System(System::Info(a)) => system::info(globals, a, &cancel),
         Command::Network(c) => networks::run(globals, c, &cancel),
         Command::Volume(c) => volumes::run(globals, c, &cancel),

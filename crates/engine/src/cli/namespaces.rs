@@ -57,6 +57,7 @@ fn need(command: &Command) -> Need {
         | Command::Gunzip(_)
         | Command::Completion(_)
         | Command::Man(_)
+        | Command::Version(_)
         | Command::Login(_)
         | Command::Logout(_) => Need::None,
         Command::Verb(verb) | Command::Container(Container::Verb(verb)) => match verb {

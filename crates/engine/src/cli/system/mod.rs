@@ -13,10 +13,12 @@ pub(super) use self::{
     df::{DfArgs, df},
     prune::{PruneArgs, prune},
 };
-use super::{containers, globals::Globals, human, out, template::Template, unit::unit};
+use super::{containers, globals::Globals, human, out, template::Template, unit::unit, version};
 use crate::{
     container::Begin,
     error::{Error, Result},
+    image::Platform,
+    runtime::cgroup,
 };
 
 #[derive(Debug, Args)]
@@ -33,6 +35,8 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
         .iter()
         .map(|(at, id)| json!({ "Path": at.display().to_string(), "Image": id.to_string() }))
         .collect();
+    let (uname, platform) = (rustix::system::uname(), Platform::host());
+    let (os, ..) = platform.parts();
     let document = json!({
         "ServerVersion": env!("CARGO_PKG_VERSION"),
         "Driver": info.driver,
@@ -46,6 +50,16 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
         "RootlessNotes": info.rootless,
         "Images": info.images,
         "Mounts": mounts,
+        // As docker calls them.
+        "DockerRootDir": info.root.display().to_string(),
+        "Name": uname.nodename().to_string_lossy(),
+        "OSType": os,
+        "Architecture": uname.machine().to_string_lossy(),
+        "KernelVersion": version::kernel(),
+        "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": if cgroup::v2() { "2" } else { "1" },
+        "LoggingDriver": "json-file",
     });
     match args.format.as_deref() {
         None => {}
