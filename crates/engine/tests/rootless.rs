@@ -282,7 +282,7 @@ fn a_user_with_one_id() {
         "sleep",
         "1",
     ]);
-    user.until("it stays", || user.holders() == 0);
+    user.until("it stays", || user.ok(&["ps", "-aq"]).is_empty());
     user.assert_nothing_left();
 }
 
