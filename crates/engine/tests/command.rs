@@ -130,17 +130,41 @@ fn exit_codes() {
         (&["--version"][..], 0),
         (&["--help"], 0),
         (&["unpack", "--help"], 0),
-        (&[], 2),
+        (&["help", "run"], 0),
+        (&[], 0),
+        (&["--root", "/no/such"], 0),
+        (&["network"], 0),
+        (&["volume"], 0),
+        (&["image"], 0),
+        (&["container"], 0),
+        (&["system"], 0),
+        // As docker: 125 for flags, 1 for commands and numbers of arguments.
+        (&["--nosuch"], 125),
+        (&["ps", "--nosuch"], 125),
+        (&["images", "run", "--nosuch"], 125),
+        (&["run", "--nosuch", "x"], 125),
+        (&["container", "run", "--nosuch"], 125),
+        (&["stop", "-t", "x", "y"], 125),
+        (&["ps", "--no-trunc=x"], 125),
+        (&["ps", "-f"], 125),
+        (&["create", "--explain=x", "y"], 125),
+        (&["run"], 1),
+        (&["stop"], 1),
+        (&["exec", "x"], 1),
+        (&["ps", "x"], 1),
+        (&["rename", "x"], 1),
+        (&["nosuch"], 1),
+        (&["network", "nosuch"], 1),
+        (&["help", "nosuch"], 1),
+        // Docker has none of these, and they keep to their own.
         (&["unpack", "layer:-"], 2),
+        (&["unpack", "--nosuch"], 2),
         (&["unpack", "docker://x", "y"], 2),
         (&["unpack", "oci:x", "y", "--verify"], 2),
         (&["unpack", "oci:x", "y", "--memory=much"], 2),
         (&["unpack", "oci:x", "y", "--platform=linux"], 2),
         (&["unpack", "oci:x", "y", "--owners=me"], 2),
-        // Only `run` has codes of its own, not what is called so.
-        (&["run", "--nonsense", "x"], 125),
-        (&["container", "run", "--nonsense"], 125),
-        (&["images", "run", "--nonsense"], 2),
+        (&["gunzip", "--nosuch"], 2),
         (&["unpack", "oci:/no/such", "--verify"], 1),
         (&["unpack", "layer:/no/such", "--verify"], 1),
     ] {
@@ -152,6 +176,134 @@ fn exit_codes() {
             text(&out.stderr)
         );
     }
+}
+
+#[test]
+fn what_is_said_of_wrong_use() {
+    for (args, said) in [
+        (
+            &["ps", "--nosuch"][..],
+            "unlade: unknown flag: --nosuch\n\nUsage: unlade ps [OPTIONS]\n\nRun 'unlade ps --help' for more information\n",
+        ),
+        (&["ps", "-az"], "unlade: unknown shorthand flag: -z\n"),
+        (&["ps", "x"], "unlade: 'unlade ps' accepts no arguments\n"),
+        (
+            &["container", "stop"],
+            "unlade: 'unlade container stop' requires at least 1 argument\n",
+        ),
+        (
+            &["volume", "create", "a", "b"],
+            "unlade: 'unlade volume create' requires at most 1 argument\n",
+        ),
+        (
+            &["imagess"],
+            "unlade: unknown command: unlade imagess\nhint: did you mean images?\n",
+        ),
+        (
+            &["logs", "--tial", "4", "x"],
+            "unlade: unknown flag: --tial\nhint: did you mean --tail?\n",
+        ),
+        // What is not alike is not guessed at.
+        (
+            &["search", "x"],
+            "unlade: unknown command: unlade search\n\nUsage: ",
+        ),
+        (
+            &["network", "compose"],
+            "unlade: unknown command: unlade network compose\n\nUsage: unlade network ",
+        ),
+        (
+            &["stop", "-t", "x", "y"],
+            "unlade: invalid argument \"x\" for \"-t, --timeout\" flag: ",
+        ),
+        (&["ps", "-f"], "unlade: flag needs an argument: --filter\n"),
+        (
+            &["inspect", "--type", "foo", "x"],
+            "unlade: invalid argument \"foo\" for \"--type\" flag: must be one of container, image, network, volume\n",
+        ),
+        (
+            &["inspect", "--explain", "-s", "x"],
+            "unlade: conflicting options: --explain cannot be used with --size\n",
+        ),
+        (
+            &["unpack", "oci:x"],
+            "unlade: 'unlade unpack' requires <DEST>\n",
+        ),
+        (
+            &["ps", "--\u{1b}[31m"],
+            "unlade: unknown flag: --\\u{1b}[31m\n",
+        ),
+    ] {
+        let out = unlade(args);
+        let all = text(&out.stderr);
+        assert!(all.starts_with(said), "{args:?}: {all}");
+        assert!(all.contains(" --help' for more information\n"), "{all}");
+        assert!(out.stdout.is_empty());
+    }
+    // Help that nobody asked for is not what a command prints.
+    let out = unlade(&["network"]);
+    assert!(out.stdout.is_empty() && text(&out.stderr).contains("disconnect"));
+}
+
+#[test]
+fn flags_again_and_with_values() {
+    let dir = temp();
+    let store = dir.path().to_str().unwrap();
+    let base = ["--root", store, "--run-root", store, "--graph-driver=copy"];
+    for args in [
+        &["images", "-q", "-q"][..],
+        &[
+            "images",
+            "--format=x",
+            "--format={{.Nosuch}}",
+            "--format=json",
+        ],
+        &["images", "--no-trunc=1", "--digests=F"],
+        &[
+            "--graph-driver=nosuch",
+            "--graph-driver=copy",
+            "network",
+            "ls",
+            "--no-trunc=true",
+        ],
+    ] {
+        let out = Command::new(binary())
+            .args(base)
+            .args(args)
+            .env("UNLADE_CONFIG", "")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
+fn templates_do_not_pass_over_what_is_not_there() {
+    let dir = temp();
+    let store = dir.path().to_str().unwrap();
+    let base = ["--root", store, "--run-root", store, "--graph-driver=copy"];
+    let run = |args: &[&str]| {
+        let mut command = Command::new(binary());
+        let command = command.args(base).args(args).env("UNLADE_CONFIG", "");
+        command.output().unwrap()
+    };
+    for args in [
+        &["info", "-f", "{{.Nosuch}}"][..],
+        &["version", "-f", "{{.Nosuch}}"],
+        &["version", "-f", "{{.Server.Nosuch}}"],
+        &["network", "inspect", "-f", "{{.Nosuch}}", "bridge"],
+    ] {
+        let out = run(args);
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {said}");
+        assert!(
+            said.contains("template parsing error") && said.contains("Nosuch"),
+            "{said}"
+        );
+    }
+    // Labels are a map: what is not in it is no mistake.
+    let out = run(&["network", "inspect", "-f", "{{.Labels.nosuch}}", "bridge"]);
+    assert_eq!(text(&out.stdout), "<no value>\n", "{}", text(&out.stderr));
 }
 
 #[test]

@@ -455,5 +455,6 @@ fn wrong_use() {
     assert!(bad.fails(&["images"]).contains("rot"));
     let none = new("zfs", "");
     assert!(none.fails(&["images"]).contains("zfs"));
-    assert_eq!(store.run(&["images", "--nonsense"]).status.code(), Some(2));
+    let wrong = store.run(&["images", "--nonsense"]);
+    assert_eq!(wrong.status.code(), Some(125));
 }

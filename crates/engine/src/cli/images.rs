@@ -202,7 +202,7 @@ pub(super) struct InspectArgs {
     format: Option<String>,
 }
 
-/// Prints all that are there, then fails for the first that is not.
+/// Prints all that are there; each of those that are not is an error.
 pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
     let (found, done) = each(&args.images, |image| engine.inspect(image));
@@ -279,7 +279,7 @@ pub(super) struct RmiArgs {
     no_prune: bool,
 }
 
-/// Removes all that can be, then fails for the first that could not.
+/// Removes all that can be; each of those that cannot is an error.
 pub(super) fn rmi(globals: &Globals, args: &RmiArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
     let options = RemoveOptions {

@@ -29,6 +29,10 @@ pub(super) struct InspectArgs {
     /// Look among these only.
     #[arg(long, value_enum, value_name = "TYPE")]
     r#type: Option<Type>,
+
+    /// Print each field of the OCI specs of containers with where it comes from instead.
+    #[arg(long, conflicts_with_all = ["format", "size"])]
+    explain: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,9 +53,16 @@ enum Document {
     Volume(Box<volumes::Document>),
 }
 
-/// Prints all that are there, then fails for the first that is not.
+/// Prints all that are there; each of those that are not is an error.
 pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
+    if args.explain {
+        if args.r#type.is_some_and(|t| t != Type::Container) {
+            let m = "--explain is for containers: others have no OCI spec";
+            return Err(Error::new(Kind::BadInput, m).with_hint("leave out --type or --explain"));
+        }
+        return containers::explain(&engine, &args.names);
+    }
     let (found, done) = each(&args.names, |name| one(&engine, name, args));
     out::text(&lists::inspect(&found, args.format.as_deref())?)?;
     done

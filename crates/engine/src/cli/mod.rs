@@ -31,6 +31,7 @@ mod system;
 mod table;
 mod template;
 mod unit;
+mod usage;
 mod values;
 mod version;
 mod volumes;
@@ -91,7 +92,7 @@ pub fn main() -> ExitCode {
         }
         if let Err(e) = namespaces::enter(&cli.globals, &cli.command) {
             let code = told(Err(e));
-            return if is_run() { INTERNAL } else { code };
+            return if is_run(&cli.command) { INTERNAL } else { code };
         }
         match cli.command {
             Command::Unshare(args) => told(namespaces::unshare(&args)),
@@ -108,9 +109,16 @@ pub fn main() -> ExitCode {
     ExitCode::from(guarded(run))
 }
 
-/// All that can be typed.
+/// All that can be typed. As docker, of a flag that is given twice the last counts, and one that is
+/// true or false may be given as `--flag=BOOL`.
 fn grammar() -> clap::Command {
-    containers::all_booleans(Cli::command()).mut_subcommand("container", containers::all_booleans)
+    fn all(command: clap::Command) -> clap::Command {
+        match command.get_name() {
+            "unpack" | "gunzip" => command,
+            _ => containers::booleans(command).mut_subcommands(all),
+        }
+    }
+    all(Cli::command()).args_override_self(true)
 }
 
 /// The command line; an exit code where it is wrong or was answered.
@@ -118,27 +126,16 @@ fn parse() -> Result<Cli, u8> {
     let parsed = grammar()
         .try_get_matches()
         .and_then(|m| Cli::from_arg_matches(&m));
-    parsed.map_err(|e| {
-        // Without a place to print there is nothing to do.
-        let _ = e.print();
-        match e.exit_code() {
-            // As docker: whoever runs a container can tell our failures from its.
-            2 if is_run() => INTERNAL,
-            code => u8::try_from(code).unwrap_or(FAILED),
-        }
-    })
+    parsed.map_err(|e| usage::told(&e, grammar()))
 }
 
-/// Whether the command line, wrong as it may be, is one of `run`.
-fn is_run() -> bool {
-    let Ok(matches) = grammar().ignore_errors(true).try_get_matches() else {
-        return false;
-    };
-    match matches.subcommand() {
-        Some(("container", below)) => below.subcommand_name() == Some("run"),
-        Some((name, _)) => name == "run",
-        None => false,
-    }
+/// Whether it is `run`: as docker, it lets our failures be told from the container's.
+fn is_run(command: &Command) -> bool {
+    use containers::{Container, Verb};
+    matches!(
+        command,
+        Command::Verb(Verb::Run(_)) | Command::Container(Container::Verb(Verb::Run(_)))
+    )
 }
 
 /// Runs a command on the store.
@@ -195,10 +192,16 @@ fn on_store(globals: &Globals, command: &Command) -> u8 {
             "a command without a store was given one",
         )),
     });
-    match (told(done), signals.received()) {
-        // Whatever failed first when the work was stopped.
-        (FAILED, Some(signal)) => signals::exit_code(signal),
-        (code, _) => code,
+    match (done, signals.received()) {
+        // As docker: whoever stopped it knows, and the code says so.
+        (Err(e), Some(signal)) if e.kind() == crate::error::Kind::Cancelled => {
+            signals::exit_code(signal)
+        }
+        (done, signal) => match (told(done), signal) {
+            // Whatever failed first when the work was stopped.
+            (FAILED, Some(signal)) => signals::exit_code(signal),
+            (code, _) => code,
+        },
     }
 }
 

@@ -392,7 +392,7 @@ pub(super) fn document(engine: &Engine, name: &str) -> Result<Document> {
     Ok(Document(network, members))
 }
 
-/// Prints all that are there, then fails for the first that is not.
+/// Prints all that are there; each of those that are not is an error.
 fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = engine(globals, cancel)?;
     let (found, done) = each(&args.networks, |name| document(&engine, name));
@@ -411,7 +411,7 @@ pub(super) struct RmArgs {
     force: bool,
 }
 
-/// Removes all that can be, then fails for the first that could not.
+/// Removes all that can be; each of those that cannot is an error.
 fn remove(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
     let networks = engine(globals, cancel)?.networks();
     let remove = |name: &String| match networks.remove(name) {

@@ -42,7 +42,7 @@ pub(super) fn version(globals: &Globals, args: &VersionArgs) -> Result<()> {
     match args.format.as_deref() {
         None => {}
         Some("json") => return out::line(&document.to_string()),
-        Some(text) => return out::line(&Template::parse(text)?.render(&document)?),
+        Some(text) => return out::line(&Template::parse(text)?.render_value(&document.into())?),
     }
     let part = |name: &str| {
         format!(

@@ -218,7 +218,7 @@ pub(super) fn document(engine: &Engine, name: &str) -> Result<Document> {
     engine.volumes().find(name).map(Document)
 }
 
-/// Prints all that are there, then fails for the first that is not.
+/// Prints all that are there; each of those that are not is an error.
 fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
     let (found, done) = each(&args.volumes, |name| document(&engine, name));
@@ -237,7 +237,7 @@ pub(super) struct RmArgs {
     force: bool,
 }
 
-/// Removes all that can be, then fails for the first that could not.
+/// Removes all that can be; each of those that cannot is an error.
 fn remove(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
     let volumes = globals.engine(cancel)?.volumes();
     let remove = |name: &String| match volumes.remove(name) {

@@ -35,7 +35,7 @@ pub use self::{
     mounts::MountRequest,
     prune::{PruneRequest, Pruned},
     registries::{login, logout},
-    system::{Checked, Info},
+    system::{Checked, Counts, Info},
     usage::{ContainerUsage, ImageUsage, Usage, VolumeUsage},
 };
 use crate::{

@@ -7,6 +7,7 @@ use unlade_unpack::{Cancel, Digest};
 
 use super::Engine;
 use crate::{
+    container::Status,
     error::Result,
     image::name::Reference,
     pull::PullRequest,
@@ -33,10 +34,23 @@ pub struct Info {
     pub keep_blobs: &'static str,
     /// How it works for an ordinary user; empty for root.
     pub rootless: Vec<String>,
+    /// Containers, by how they are.
+    pub containers: Counts,
     /// Images that are listed.
     pub images: usize,
     /// Where images are mounted.
     pub mounts: Vec<(PathBuf, Digest)>,
+}
+
+/// How many containers there are of each state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Of those that run and are not frozen.
+    pub running: usize,
+    /// Of those that are frozen.
+    pub paused: usize,
+    /// Of all others.
+    pub stopped: usize,
 }
 
 /// A check of the store, and what became of it.
@@ -79,9 +93,22 @@ impl Engine {
             },
             keep_blobs: if self.keep_blobs() { "always" } else { "never" },
             rootless: rootless::notes(),
+            containers: self.counts()?,
             images: self.store.images()?.len(),
             mounts: self.mounts()?,
         })
+    }
+
+    fn counts(&self) -> Result<Counts> {
+        let mut counts = Counts::default();
+        for listed in self.containers()?.list()? {
+            match listed.view.status {
+                Status::Running => counts.running += 1,
+                Status::Paused => counts.paused += 1,
+                _ => counts.stopped += 1,
+            }
+        }
+        Ok(counts)
     }
 
     /// Checks the whole store. With `repair`, what is damaged goes, and is fetched again from

@@ -134,6 +134,7 @@ fn every_field_has_a_row() {
                 "no row for {path}: {could}"
             );
         }
+        assert_eq!(h.ok(&["inspect", "--explain", "one"]), told);
         assert_eq!(told.lines().count(), fields.len() + 1, "{told}");
         for (path, origin) in [
             ("/named", "user: -v"),

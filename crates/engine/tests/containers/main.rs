@@ -9,6 +9,7 @@ mod explain;
 mod faults;
 mod flags;
 mod life;
+mod many;
 mod pushed;
 mod streams;
 mod terminal;

@@ -1,7 +1,7 @@
 //! What is seen of containers that run: their processes, what they use, what happens to them.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     process::Child,
 };
 
@@ -191,6 +191,26 @@ fn events_as_they_happen_and_later() {
             events.contains("create\n") && events.contains("die\n"),
             "{events}"
         );
+        // Whoever ends it is not told so.
+        let mut watch = h.command(&["events", "--since", "1h"]);
+        let watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut watch = Watch(watch.unwrap());
+        let mut lines = BufReader::new(watch.0.stdout.take().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains(" container "));
+        let pid = watch.0.id().to_string();
+        assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+        let rest: Vec<_> = lines.collect();
+        assert!(rest.iter().all(Result::is_ok));
+        assert_eq!(watch.0.wait().unwrap().code(), Some(143));
+        let mut said = String::new();
+        watch
+            .0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert_eq!(said, "");
         h.ok(&["rm", "one", "two"]);
     });
 }

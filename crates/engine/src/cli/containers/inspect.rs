@@ -42,20 +42,25 @@ pub(in crate::cli) fn document(
     container::inspect(&containers, &Listed { record, view }, size)
 }
 
-/// Prints all that are there, then fails for the first that is not.
+/// Prints all that are there; each of those that are not is an error.
 pub(super) fn inspect(globals: &Globals, args: &InspectArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
     if args.explain {
-        let containers = engine.containers()?;
-        for name in &args.containers {
-            let fields = containers.explain(&containers.find(name)?)?;
-            out::text(&explained(&fields)?)?;
-        }
-        return Ok(());
+        return explain(&engine, &args.containers);
     }
     let (found, done) = each(&args.containers, |name| document(&engine, name, args.size));
     out::text(&lists::inspect(&found, args.format.as_deref())?)?;
     done
+}
+
+/// Prints the fields of each container's spec with where they come from.
+pub(in crate::cli) fn explain(engine: &Engine, names: &[String]) -> Result<()> {
+    let containers = engine.containers()?;
+    let one = |name: &String| {
+        let fields = containers.explain(&containers.find(name)?)?;
+        out::text(&explained(&fields)?)
+    };
+    each(names, one).1
 }
 
 /// A line for each field: where it is, who decided on it, what it is. Values may be very long.

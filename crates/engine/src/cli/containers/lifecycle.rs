@@ -12,7 +12,7 @@ use super::{
     terminal::{self, Keys},
 };
 use crate::{
-    cli::{globals::Globals, say},
+    cli::{each::at_once, globals::Globals, out, say},
     container::{Begin, Begun, Removal, Stopping},
     error::{Kind, Result},
     shim::Streams,
@@ -138,31 +138,11 @@ pub(super) fn stop(globals: &Globals, args: &StopArgs, cancel: &Cancel) -> Resul
     let engine = globals.engine(cancel)?;
     let containers = engine.containers()?;
     let how = args.how();
-    let stop = |name: &str| containers.stop(&containers.find(name)?, &how);
-    if args.names.len() == 1 {
-        return each(&args.names, |name| {
-            stop(name)?;
-            Ok(Some(name.to_owned()))
-        });
-    }
-    let ends: Vec<Result<()>> = std::thread::scope(|scope| {
-        let all: Vec<_> = args
-            .names
-            .iter()
-            .map(|name| scope.spawn(|| stop(name)))
-            .collect();
-        let panicked = || crate::error::Error::new(Kind::Bug, "a thread panicked");
-        all.into_iter()
-            .map(|t| t.join().unwrap_or_else(|_| Err(panicked())))
-            .collect()
-    });
-    let mut ends = ends.into_iter();
-    each(&args.names, |name| {
-        ends.next().unwrap_or(Ok(()))?;
-        Ok(Some(name.to_owned()))
-    })
+    let stop = |name: &String| containers.stop(&containers.find(name)?, &how);
+    print_all(&args.names, stop)
 }
 
+/// Restarts all of them at once.
 pub(super) fn restart(globals: &Globals, args: &StopArgs, cancel: &Cancel) -> Result<()> {
     let engine = globals.engine(cancel)?;
     let containers = engine.containers()?;
@@ -170,10 +150,18 @@ pub(super) fn restart(globals: &Globals, args: &StopArgs, cancel: &Cancel) -> Re
         cleanup: super::cleanup_line(&engine),
         ..Begin::default()
     };
-    each(&args.names, |name| {
-        containers.restart(&containers.find(name)?, &args.how(), &begin)?;
-        Ok(Some(name.to_owned()))
-    })
+    let how = args.how();
+    let restart = |name: &String| containers.restart(&containers.find(name)?, &how, &begin);
+    print_all(&args.names, restart)
+}
+
+/// Does `one` for all names at once, and prints those for which it went well.
+fn print_all(names: &[String], one: impl Fn(&String) -> Result<()> + Sync) -> Result<()> {
+    let (done, end) = at_once(names, |name| one(name).map(|()| name.clone()));
+    for name in &done {
+        out::line(name)?;
+    }
+    end
 }
 
 #[derive(Debug, Args)]

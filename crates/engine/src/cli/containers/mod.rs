@@ -23,7 +23,7 @@ mod update;
 use clap::{ArgAction, Subcommand};
 use unlade_unpack::Cancel;
 
-pub(super) use self::inspect::document;
+pub(super) use self::inspect::{document, explain};
 use self::signals::Signals;
 use super::globals::Globals;
 use crate::{
@@ -96,7 +96,7 @@ pub(super) enum Container {
     Prune(prune::PruneArgs),
 }
 
-/// Lets flags that are true or false be given as `--flag=BOOL` too, as docker's can.
+/// Lets flags of a command that are true or false be given as `--flag=BOOL` too.
 pub(super) fn booleans(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| {
         let is_bool = arg.get_value_parser().type_id() == std::any::TypeId::of::<bool>();
@@ -106,6 +106,7 @@ pub(super) fn booleans(command: clap::Command) -> clap::Command {
         }
         let arg = arg
             .action(ArgAction::Set)
+            .value_parser(boolean)
             .num_args(0..=1)
             .require_equals(true)
             .value_name("BOOL")
@@ -119,14 +120,13 @@ pub(super) fn booleans(command: clap::Command) -> clap::Command {
     })
 }
 
-/// As [`booleans`], for all commands on containers.
-pub(super) fn all_booleans(mut command: clap::Command) -> clap::Command {
-    for verb in [
-        "run", "create", "start", "rm", "exec", "attach", "ps", "logs", "stats", "cp", "commit",
-    ] {
-        command = command.mut_subcommand(verb, booleans);
+/// `true` or `false`, in any way that Go reads.
+fn boolean(text: &str) -> std::result::Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        _ => Err("write true or false".to_owned()),
     }
-    command
 }
 
 /// Runs a command on containers; its exit code.
@@ -171,16 +171,20 @@ fn quiet(globals: &Globals, verb: &Verb, cancel: &Cancel, signals: &Signals) -> 
     }
 }
 
-/// Says what failed; the exit code, `otherwise` where the failure has none of its own.
+/// Says what failed, but not to whom it was that stopped it; the exit code, `otherwise` where the
+/// failure has none of its own.
 fn failed(e: &Error, signal: Option<i32>, otherwise: u8) -> u8 {
+    if let (Kind::Cancelled, Some(signal)) = (e.kind(), signal) {
+        return super::signals::exit_code(signal);
+    }
     super::say(&e.to_string());
     if let Some(hint) = e.hint() {
         super::say_hint(hint);
     }
-    match (e.kind(), signal) {
-        (Kind::Cancelled, Some(signal)) => super::signals::exit_code(signal),
-        (Kind::Bug, _) => super::INTERNAL,
-        _ => otherwise,
+    if e.kind() == Kind::Bug {
+        super::INTERNAL
+    } else {
+        otherwise
     }
 }
 
@@ -198,22 +202,16 @@ pub(super) fn more(globals: &Globals, what: &Container, cancel: &Cancel) -> Resu
 
 pub(super) use self::events::{EventsArgs, events};
 
-/// Does `one` for each name, prints the names for which it went well, and fails in the end for
-/// the first that did not.
+/// Does `one` for each name and prints the names for which it went well.
+///
+/// # Errors
+/// As [`super::each::each`].
 fn each(names: &[String], mut one: impl FnMut(&str) -> Result<Option<String>>) -> Result<()> {
-    let mut failed: Option<Error> = None;
-    for name in names {
-        match one(name) {
-            Ok(Some(line)) => super::out::line(&line)?,
-            Ok(None) => {}
-            Err(e) => {
-                if let Some(before) = failed.replace(e) {
-                    super::say(&before.to_string());
-                }
-            }
-        }
-    }
-    failed.map_or(Ok(()), Err)
+    let print = |name: &String| match one(name)? {
+        Some(line) => super::out::line(&line),
+        None => Ok(()),
+    };
+    super::each::each(names, print).1
 }
 
 /// The command line that cleans up after a container of this engine, without the id.

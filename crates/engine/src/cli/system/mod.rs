@@ -35,6 +35,7 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
         .iter()
         .map(|(at, id)| json!({ "Path": at.display().to_string(), "Image": id.to_string() }))
         .collect();
+    let counts = info.containers;
     let (uname, platform) = (rustix::system::uname(), Platform::host());
     let (os, ..) = platform.parts();
     let document = json!({
@@ -48,6 +49,10 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
         "KeepBlobs": info.keep_blobs,
         "Rootless": !info.rootless.is_empty(),
         "RootlessNotes": info.rootless,
+        "Containers": counts.running + counts.paused + counts.stopped,
+        "ContainersRunning": counts.running,
+        "ContainersPaused": counts.paused,
+        "ContainersStopped": counts.stopped,
         "Images": info.images,
         "Mounts": mounts,
         // As docker calls them.
@@ -64,14 +69,19 @@ pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Resul
     match args.format.as_deref() {
         None => {}
         Some("json") => return out::line(&document.to_string()),
-        Some(text) => return out::line(&Template::parse(text)?.render(&document)?),
+        Some(text) => return out::line(&Template::parse(text)?.render_value(&document.into())?),
     }
     let mut text = format!(
-        "Version: {}\nRoot: {}\nConfig file: {}\nImages: {}\nGraph driver: {}\n",
+        "Version: {}\nRoot: {}\nConfig file: {}\nContainers: {}\n Running: {}\n \
+         Paused: {}\n Stopped: {}\nImages: {}\nGraph driver: {}\n",
         env!("CARGO_PKG_VERSION"),
         info.root.display(),
         info.config_file
             .map_or("none".to_owned(), |f| f.display().to_string()),
+        counts.running + counts.paused + counts.stopped,
+        counts.running,
+        counts.paused,
+        counts.stopped,
         info.images,
         info.driver,
     );
