@@ -3,7 +3,7 @@
 //! [`engine::Engine`] has a method for each use case; [`cli`] is the command. [`unpack`] needs no
 //! store: it brings an image from a [`source`] to a [`dest`].
 //!
-//! Modules stand in rows and import from rows above them only: `error` · `user` · `config` · `image`
+//! Modules stand in rows and import from rows above them only: `error` · `user` · `config` `journal` · `image`
 //! `tarball` · `runtime` · `rootless` · `source` `dest` `store` `registry` `spec` `shim` `exchange` · `network`
 //! `volume` · `unpack` `pull` `archive` `container` · `engine` · `cli`. `tests/layers.rs` holds this.
 //! [`shim`] is also the program `unlade-shim`.
@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error;
 mod exchange;
 pub mod image;
+pub mod journal;
 pub mod network;
 pub mod pull;
 pub mod push;

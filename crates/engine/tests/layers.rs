@@ -33,7 +33,7 @@ const GRAPH: &[&[&str]] = &[
 const ENGINE: &[&[&str]] = &[
     &["error"],
     &["user"],
-    &["config"],
+    &["config", "journal"],
     &["image", "sys", "tarball"],
     &["runtime"],
     &["rootless"],

@@ -36,7 +36,7 @@ fn output_exit_log_and_state() {
             line("stdout", "x"),
         ];
         assert_eq!(log, want);
-        assert_eq!(b.events(), ["die"]);
+        assert_eq!(b.events(), ["start", "die"]);
         b.nothing_is_left();
         let seen = State::look(b.run()).unwrap().unwrap();
         assert!(seen.same_boot && !seen.shim && !seen.init && !seen.deserted());

@@ -191,7 +191,7 @@ fn restarts_back_off_and_stop() {
         assert!(began.elapsed() >= Duration::from_millis(300));
         assert_eq!((b.state().restarts, b.state().exit_code), (2, Some(3)));
         assert_eq!(b.log().len(), 3);
-        assert_eq!(b.events(), ["die", "restart", "die", "restart", "die"]);
+        assert_eq!(b.events(), ["start", "die", "start", "die", "start", "die"]);
         b.nothing_is_left();
 
         let mut b = Box::new(runtime, &["exit", "0"]);
@@ -247,7 +247,11 @@ fn health() {
         let bad = feels("unhealthy");
         assert!(bad.failing_streak >= 2 && bad.log.len() <= 5, "{bad:?}");
         assert_eq!(bad.log.last().unwrap().exit_code, 1);
-        let want = ["health_status: healthy", "health_status: unhealthy"];
+        let want = [
+            "start",
+            "health_status: healthy",
+            "health_status: unhealthy",
+        ];
         until("both are told", || b.events() == want);
         shim::stop(b.run(), 9, None).unwrap();
         b.nothing_is_left();
@@ -283,7 +287,7 @@ fn want_of_memory_is_told() {
         let exit = started.connection.exit().unwrap();
         assert_eq!((exit.code, exit.oom), (137, true), "{runtime}");
         assert!(b.state().oom);
-        assert_eq!(b.events(), ["oom", "die"]);
+        assert_eq!(b.events(), ["start", "oom", "die"]);
         b.nothing_is_left();
     }
 }

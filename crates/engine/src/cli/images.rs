@@ -261,7 +261,7 @@ pub(super) fn tag(globals: &Globals, args: &TagArgs, cancel: &Cancel) -> Result<
         let m = "refusing to create an ambiguous tag using digest algorithm as name";
         return Err(Error::new(Kind::BadInput, m).with_hint("choose another name"));
     }
-    globals.engine(cancel)?.store().tag(&args.source, &target)
+    globals.engine(cancel)?.tag(&args.source, &target)
 }
 
 #[derive(Debug, Args)]

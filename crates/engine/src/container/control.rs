@@ -68,8 +68,7 @@ impl Containers<'_> {
         if view.status == Status::Paused {
             self.thaw(record)?;
         }
-        self.journal()
-            .container("kill", record, &[("signal", &signal.to_string())]);
+        self.tell("kill", record, &[("signal", &signal.to_string())]);
         match shim::stop(&run, signal, timeout) {
             Err(e) if e.kind() == Kind::NotFound => {}
             done => done?,
@@ -81,7 +80,7 @@ impl Containers<'_> {
                 done => drop(done?),
             }
         }
-        self.journal().container("stop", record, &[]);
+        self.tell("stop", record, &[]);
         self.clean_up(&record.id)
     }
 
@@ -126,8 +125,7 @@ impl Containers<'_> {
             Err(e) if e.kind() == Kind::NotFound => self.stop_without_shim(record, signal)?,
             done => done?,
         }
-        self.journal()
-            .container("kill", record, &[("signal", &signal.to_string())]);
+        self.tell("kill", record, &[("signal", &signal.to_string())]);
         Ok(())
     }
 
@@ -141,7 +139,7 @@ impl Containers<'_> {
         match self.start(&record, begin)? {
             Begun::Refused(refusal) => Err(refusal.error()),
             Begun::Running(_) | Begun::Already => {
-                self.journal().container("restart", &record, &[]);
+                self.tell("restart", &record, &[]);
                 Ok(())
             }
         }
@@ -173,7 +171,7 @@ impl Containers<'_> {
         self.runtime(&record.request.host_config.runtime)?
             .pause(&record.id)?;
         self.tell_paused(record, true)?;
-        self.journal().container("pause", record, &[]);
+        self.tell("pause", record, &[]);
         Ok(())
     }
 
@@ -187,7 +185,7 @@ impl Containers<'_> {
             return Err(Error::new(Kind::Conflict, m).with_hint("`unlade ps` shows its state"));
         }
         self.thaw(record)?;
-        self.journal().container("unpause", record, &[]);
+        self.tell("unpause", record, &[]);
         Ok(())
     }
 
@@ -258,8 +256,7 @@ impl Containers<'_> {
             name: name.to_owned(),
             ..record.clone()
         };
-        self.journal()
-            .container("rename", &named, &[("oldName", &record.name)]);
+        self.tell("rename", &named, &[("oldName", &record.name)]);
         Ok(())
     }
 
@@ -294,7 +291,7 @@ impl Containers<'_> {
         self.store
             .set_container_request(&record.id, &text(&request)?)?;
         self.store.copy_container(&record.id);
-        self.journal().container("update", record, &[]);
+        self.tell("update", record, &[]);
         Ok(warnings)
     }
 }

@@ -105,7 +105,7 @@ impl Containers<'_> {
         self.add(&mut record, name, transient)?;
         match self.furnish(&mut record, layers) {
             Ok(()) => {
-                self.journal().container("create", &record, &[]);
+                self.tell("create", &record, &[]);
                 Ok(Made { record, warnings })
             }
             Err(e) => {

@@ -1,267 +1,29 @@
-//! The journal of what happens to containers: lines of JSON that everyone appends to.
-//!
-//! `RUN_ROOT/events` is a file of this boot; once it is long it becomes `events.1`, and what was
-//! there before goes. Shims append to it too, in their own shorter form.
+//! What is told of containers in the journal.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{BufRead, BufReader, Seek, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use super::{Containers, Record};
+use crate::journal::{Journal, Object};
 
-use super::{Record, now};
-use crate::error::{Error, Result};
-
-/// Length at which a new file is begun, in bytes.
-const MAX_BYTES: u64 = 8 << 20;
-/// Longest line that is read, in bytes.
-const MAX_LINE: usize = 1 << 20;
-
-/// Something that has happened to a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Event {
-    /// The container.
-    pub id: String,
-    /// When, RFC 3339 in UTC.
-    pub time: String,
-    /// What: docker's word.
-    pub action: String,
-    /// How it ended, of `die`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    /// Name, image, labels and what belongs to the action.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub attributes: BTreeMap<String, String>,
-}
-
-/// The journal.
-#[derive(Debug, Clone)]
-pub struct Journal(PathBuf);
-
-impl Journal {
-    /// That of a run root.
-    pub fn new(run_root: &Path) -> Self {
-        Self(run_root.join("events"))
+impl Containers<'_> {
+    pub(super) fn journal(&self) -> Journal {
+        Journal::new(&self.config.run_root)
     }
 
-    /// Its file.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    fn older(&self) -> PathBuf {
-        self.0.with_extension("1")
-    }
-
-    /// Notes what has happened to a container. A journal that cannot be written to stops nobody.
-    pub(super) fn container(&self, action: &str, record: &Record, more: &[(&str, &str)]) {
-        let mut attributes = record.request.config.labels.clone();
-        attributes.insert("image".to_owned(), record.request.config.image.clone());
-        attributes.insert("name".to_owned(), record.name.clone());
+    /// Tells what has happened to a container, with what belongs to that.
+    pub(super) fn tell(&self, action: &str, record: &Record, more: &[(&str, &str)]) {
+        let mut attributes = attributes(record);
         attributes.extend(more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        let event = Event {
-            id: record.id.clone(),
-            time: now(),
-            action: action.to_owned(),
-            exit_code: None,
-            attributes,
-        };
-        if let Err(e) = self.append(&event) {
-            tracing::debug!(error = %e, "an event is lost");
-        }
-    }
-
-    fn append(&self, event: &Event) -> std::io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.0)?;
-        if file.metadata()?.len() > MAX_BYTES {
-            fs::rename(&self.0, self.older())?;
-            file = options.open(&self.0)?;
-        }
-        // One write: lines of several processes do not mix.
-        file.write_all(&line)
-    }
-
-    /// Reads from the beginning.
-    ///
-    /// # Errors
-    /// If a file that is there cannot be read.
-    pub fn read(&self) -> Result<Reader> {
-        let mut files = Vec::new();
-        for path in [self.older(), self.0.clone()] {
-            match File::open(&path) {
-                Ok(file) => files.push(BufReader::new(file)),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::host(format!("read `{}`", path.display()), e)),
-            }
-        }
-        files.reverse();
-        Ok(Reader {
-            journal: self.clone(),
-            files,
-            known: BTreeMap::new(),
-            half: Vec::new(),
-        })
+        self.journal()
+            .note(Object::Container, &record.id, action, attributes);
     }
 }
 
-/// Reads a journal, and what is appended to it.
-#[derive(Debug)]
-pub struct Reader {
-    journal: Journal,
-    /// What is yet to be read, the oldest last.
-    files: Vec<BufReader<File>>,
-    /// Attributes by container, for events that shims wrote.
-    known: BTreeMap<String, BTreeMap<String, String>>,
-    half: Vec<u8>,
-}
-
-impl Reader {
-    /// The next event; `None` for none yet.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub fn next(&mut self) -> Result<Option<Event>> {
-        let failed = |e| Error::host("read the journal of events", e);
-        loop {
-            let Some(file) = self.files.last_mut() else {
-                if !self.reopen()? {
-                    return Ok(None);
-                }
-                continue;
-            };
-            let read = file.read_until(b'\n', &mut self.half).map_err(failed)?;
-            if read > 0 && self.half.ends_with(b"\n") {
-                let line = std::mem::take(&mut self.half);
-                if line.len() <= MAX_LINE
-                    && let Ok(event) = serde_json::from_slice::<Event>(&line)
-                {
-                    return Ok(Some(self.complete(event)));
-                }
-                continue;
-            }
-            if self.files.len() > 1 {
-                self.half.clear();
-                self.files.pop();
-                continue;
-            }
-            if !self.replaced()? {
-                return Ok(None);
-            }
-            self.files.pop();
-            self.half.clear();
-        }
-    }
-
-    /// Whether the file at the journal's path is another one than that which was read to its end.
-    fn replaced(&self) -> Result<bool> {
-        let Some(file) = self.files.last() else {
-            return Ok(true);
-        };
-        let ours = file
-            .get_ref()
-            .metadata()
-            .map_err(|e| Error::host("look at a journal", e))?;
-        match fs::metadata(&self.journal.0) {
-            Ok(now) => Ok(now.ino() != ours.ino()),
-            Err(_) => Ok(false),
-        }
-    }
-
-    fn reopen(&mut self) -> Result<bool> {
-        match File::open(&self.journal.0) {
-            Ok(mut file) => {
-                file.rewind()
-                    .map_err(|e| Error::host("read a journal", e))?;
-                self.files.push(BufReader::new(file));
-                Ok(true)
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::host("read the journal of events", e)),
-        }
-    }
-
-    /// Gives an event that a shim wrote what others knew of its container.
-    fn complete(&mut self, mut event: Event) -> Event {
-        if event.attributes.is_empty() {
-            event.attributes = self.known.get(&event.id).cloned().unwrap_or_default();
-            if let Some(code) = event.exit_code {
-                event
-                    .attributes
-                    .insert("exitCode".to_owned(), code.to_string());
-            }
-        } else if event.action == "destroy" {
-            self.known.remove(&event.id);
-        } else {
-            let mut all = event.attributes.clone();
-            for one in ["signal", "oldName", "execID"] {
-                all.remove(one);
-            }
-            self.known.insert(event.id.clone(), all);
-        }
-        event
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_are_read_as_they_come() {
-        let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::new(dir.path());
-        let mut reader = journal.read().unwrap();
-        assert_eq!(reader.next().unwrap(), None);
-        let event = |id: &str, action: &str| Event {
-            id: id.into(),
-            time: now(),
-            action: action.into(),
-            exit_code: None,
-            attributes: [("name".to_owned(), format!("n{id}"))].into(),
-        };
-        journal.append(&event("1", "create")).unwrap();
-        let mut read = || {
-            let event = reader.next().unwrap();
-            event.map(|e| {
-                (
-                    e.id,
-                    e.action,
-                    e.attributes.get("name").cloned().unwrap_or_default(),
-                )
-            })
-        };
-        let is =
-            |id: &str, action: &str| Some((id.to_owned(), action.to_owned(), format!("n{id}")));
-        assert_eq!((read(), read()), (is("1", "create"), None));
-        // A shim's, and half a line.
-        let mut file = OpenOptions::new()
-            .append(true)
-            .open(journal.path())
-            .unwrap();
-        file.write_all(
-            b"{\"id\":\"1\",\"time\":\"t\",\"action\":\"die\",\"exit_code\":3}\nnonsense\n{\"id\"",
-        )
-        .unwrap();
-        assert_eq!((read(), read()), (is("1", "die"), None));
-        file.write_all(b":\"2\",\"action\":\"x\",\"attributes\":{\"name\":\"n2\"}}\n")
-            .unwrap();
-        assert_eq!((read(), read()), (is("2", "x"), None));
-        // A new file is gone over to.
-        file.set_len(MAX_BYTES + 1).unwrap();
-        journal.append(&event("3", "create")).unwrap();
-        assert_eq!((read(), read()), (is("3", "create"), None));
-        assert_eq!(journal.read().unwrap().next().unwrap().unwrap().id, "1");
-    }
+/// What each event of a container says of it: its labels, image and name.
+pub(super) fn attributes(record: &Record) -> BTreeMap<String, String> {
+    let config = &record.request.config;
+    let mut attributes = config.labels.clone();
+    attributes.insert("image".to_owned(), config.image.clone());
+    attributes.insert("name".to_owned(), record.name.clone());
+    attributes
 }

@@ -86,10 +86,8 @@ impl Containers<'_> {
         let exec_id = names::new_id()?;
         let command = request.cmd.join(" ");
         let more = [("execID", &*exec_id)];
-        self.journal()
-            .container(&format!("exec_create: {command}"), record, &more);
-        self.journal()
-            .container(&format!("exec_start: {command}"), record, &more);
+        self.tell(&format!("exec_create: {command}"), record, &more);
+        self.tell(&format!("exec_start: {command}"), record, &more);
         let run = place.run.join("exec").join(&exec_id);
         sweep(&place.run.join("exec"));
         // As long as it is locked, or a shim is at work there, nobody sweeps it.
@@ -97,6 +95,10 @@ impl Containers<'_> {
         if !request.tty && !ways.detach {
             let done = self.here(record, &process, &run, ways.interactive);
             let _ = fs::remove_dir_all(&run);
+            if let Ok(ExecEnd::Exited(code)) = &done {
+                let more = [("execID", &*exec_id), ("exitCode", &code.to_string())];
+                self.tell("exec_die", record, &more);
+            }
             return done;
         }
         let stdin = if ways.interactive && !ways.detach {
@@ -125,6 +127,7 @@ impl Containers<'_> {
             },
             foreground: (!ways.detach).then_some(streams),
             cleanup: Vec::new(),
+            events: Some(self.journal().path().to_owned()),
             timeout_ms: 0,
         };
         let fds = Fds {

@@ -95,17 +95,23 @@ impl Containers<'_> {
     pub(super) fn stop_remains(&self, record: &Record, place: &Place) -> Result<()> {
         let (orderly, same_boot) = match shim::State::look(&place.run)? {
             None => (!place.spec().exists(), true),
-            Some(seen) => (
-                matches!(
-                    seen.state.status,
-                    shim::Status::Exited | shim::Status::Failed
-                ),
-                seen.same_boot,
-            ),
+            Some(seen) => {
+                self.volumes
+                    .tell_unmounted(&record.id, &record.facts.mounts);
+                (
+                    matches!(
+                        seen.state.status,
+                        shim::Status::Exited | shim::Status::Failed
+                    ),
+                    seen.same_boot,
+                )
+            }
         };
         if orderly {
             return Ok(());
         }
+        let code = self.view(record)?.exit_code.to_string();
+        self.tell("die", record, &[("exitCode", &code)]);
         // Of an earlier boot nothing runs, and its numbers are other processes' now.
         if same_boot {
             match self.runtime(&record.request.host_config.runtime) {
@@ -129,7 +135,7 @@ impl Containers<'_> {
         let snapshot = Self::snapshot(&record.id)?;
         self.driver.remove(&NodeId::Snapshot(snapshot))?;
         place.remove_run()?;
-        self.journal().container("destroy", record, &[]);
+        self.tell("destroy", record, &[]);
         self.store.remove_container(&record.id)?;
         if let Err(e) = self.driver.sweep() {
             tracing::debug!(error = %e, "what was removed is swept later");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Begin, Containers,
+    events::attributes,
     place::{Place, make_dir},
     record::{Record, text},
     start::Ready,
@@ -69,6 +70,7 @@ impl Containers<'_> {
             cleanup,
             client_cleans: begin.cleans,
             events: Some(self.journal().path().to_owned()),
+            attributes: attributes(record),
             timeout_ms: 0,
         })
     }

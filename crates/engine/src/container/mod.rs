@@ -36,7 +36,6 @@ use self::place::{Locked, Place};
 pub use self::{
     control::{Ended, Stopping},
     create::{Made, New},
-    events::{Event, Journal},
     exec::{ExecEnd, ExecRequest, ExecWays},
     finish::{Removal, Removed},
     inspect::{Inspect, inspect},
@@ -100,10 +99,6 @@ impl<'a> Containers<'a> {
 
     fn runtime(&self, name: &str) -> Result<Runtime> {
         Runtime::find((!name.is_empty()).then_some(name), self.config)
-    }
-
-    fn journal(&self) -> Journal {
-        Journal::new(&self.config.run_root)
     }
 
     fn snapshot(id: &str) -> Result<SnapshotId> {

@@ -3,6 +3,7 @@
 use super::{Containers, Record, Removal};
 use crate::{
     error::{Error, Result},
+    journal::Object,
     store::Stage,
 };
 
@@ -42,6 +43,7 @@ impl Containers<'_> {
                 }
             }
         }
+        self.journal().note_prune(Object::Container, pruned.bytes);
         Ok(pruned)
     }
 }

@@ -136,7 +136,7 @@ impl Containers<'_> {
 
     /// Notes what was done with a container's files.
     pub fn note(&self, action: &str, record: &Record) {
-        self.journal().container(action, record, &[]);
+        self.tell(action, record, &[]);
     }
 
     fn running_root(&self, record: &Record, with: With) -> Result<Option<Root>> {

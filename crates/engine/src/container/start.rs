@@ -175,17 +175,13 @@ impl Containers<'_> {
             stdio: None,
             held: &ready.held,
         };
+        if begin.foreground.is_some() {
+            self.tell("attach", record, &[]);
+        }
         let outcome = shim.start(&launch, &fds)?;
         drop(ready);
         match outcome {
-            Outcome::Started(started) => {
-                let journal = self.journal();
-                if begin.foreground.is_some() {
-                    journal.container("attach", record, &[]);
-                }
-                journal.container("start", record, &[]);
-                Ok(Begun::Running(started.connection))
-            }
+            Outcome::Started(started) => Ok(Begun::Running(started.connection)),
             Outcome::Refused(refused) => Ok(Begun::Refused(Refusal {
                 exit_code: refused.exit_code,
                 message: refused.message,
@@ -272,6 +268,7 @@ impl Containers<'_> {
             runtime: facts,
             ..Placement::default()
         };
+        self.volumes.tell_mounted(&record.id, &record.facts.mounts);
         let spec = spec::assemble(&record.facts.image, request, host, &placement)?;
         for warning in &spec.warnings {
             tracing::warn!("{warning}");

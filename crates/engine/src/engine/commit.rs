@@ -93,6 +93,9 @@ impl Engine {
         drop(lease);
         self.drop_blobs()?;
         containers.note("commit", &record);
+        for name in &names {
+            self.tell_image("tag", &id, &id.to_string(), &name.familiar());
+        }
         Ok(id)
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use unlade_unpack::{Cancel, Digest, Limits};
+use unlade_unpack::{Algorithm, Cancel, Digest, Limits};
 
 use super::{Described, Engine};
 use crate::{
@@ -64,7 +64,9 @@ impl Engine {
     pub fn save(&self, request: &SaveRequest, out: &mut dyn Write) -> Result<()> {
         let lease = self.store.lease("save")?;
         let images = self.to_save(&lease, &request.images)?;
-        archive::write(&images, request.format, out, &request.cancel)
+        archive::write(&images, request.format, out, &request.cancel)?;
+        self.tell_saved(&images);
+        Ok(())
     }
 
     /// Writes images to an OCI layout in the directory `dir`.
@@ -74,7 +76,16 @@ impl Engine {
     pub fn save_dir(&self, request: &SaveRequest, dir: &Path) -> Result<()> {
         let lease = self.store.lease("save")?;
         let images = self.to_save(&lease, &request.images)?;
-        archive::write_dir(&images, dir, &request.cancel)
+        archive::write_dir(&images, dir, &request.cancel)?;
+        self.tell_saved(&images);
+        Ok(())
+    }
+
+    fn tell_saved(&self, images: &[ImageToSave]) {
+        for image in images {
+            let id = Digest::of(Algorithm::Sha256, &image.config);
+            self.tell_image("save", &id, &id.to_string(), &id.to_string());
+        }
     }
 
     /// `names`, with a repository's tags in the place of its bare name, as docker does.
@@ -244,6 +255,10 @@ impl Engine {
                 .collect::<Result<Vec<_>>>()
         })?;
         drop(lease);
+        for loaded in &done {
+            let id = loaded.id.to_string();
+            self.tell_image("load", &loaded.id, &id, loaded.names.first().unwrap_or(&id));
+        }
         self.drop_blobs()?;
         Ok(done)
     }
@@ -347,6 +362,9 @@ impl Engine {
             .put_blob(&lease, &image.digest, &image.manifest)?;
         self.add_image(&lease, &image, &names, cancel)?;
         drop(lease);
+        let id = image.id.to_string();
+        let name = names.first().map(Reference::familiar);
+        self.tell_image("import", &image.id, &id, name.as_ref().unwrap_or(&id));
         self.drop_blobs()?;
         Ok(image.id)
     }

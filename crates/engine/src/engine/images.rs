@@ -1,8 +1,9 @@
 //! Images: pulled, listed, described, named, removed.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use unlade_graph::driver::LayerId;
+use unlade_unpack::Digest;
 
 use super::Engine;
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
         inspect::{self, Facts, HistoryRow, Inspect},
         name::Reference,
     },
+    journal::Object,
     pull::{self, PullRequest, Pulled},
     store::{GcOptions, Image, ImageLayer, Prune, RemoveOptions, Removed},
 };
@@ -36,7 +38,26 @@ impl Engine {
     /// Whatever is wrong with the name, the registry, the image or this machine.
     pub fn pull(&self, request: &PullRequest) -> Result<Pulled> {
         let remote = self.remote()?;
-        self.beside_flush(|| pull::pull(self.parts(), &remote, request))
+        let pulled = self.beside_flush(|| pull::pull(self.parts(), &remote, request))?;
+        let name = &request.reference;
+        self.tell_image(
+            "pull",
+            &pulled.id,
+            &name.familiar(),
+            &name.familiar_repository(),
+        );
+        Ok(pulled)
+    }
+
+    /// Gives an image one more name.
+    ///
+    /// # Errors
+    /// If there is no such image, or the store cannot be written.
+    pub fn tag(&self, text: &str, name: &Reference) -> Result<()> {
+        let image = self.store.resolve(text)?.id;
+        self.store.tag(text, name)?;
+        self.tell_image("tag", &image, &image.to_string(), &name.familiar());
+        Ok(())
     }
 
     /// All tags of a repository.
@@ -121,6 +142,7 @@ impl Engine {
     /// # Errors
     /// If it is not there, in use, or named in several repositories.
     pub fn remove(&self, text: &str, options: RemoveOptions<'_>) -> Result<Vec<Removed>> {
+        let images: Vec<Digest> = self.store.resolve(text).iter().map(|i| i.id).collect();
         // Without force any container is in the way.
         let running = if options.force {
             self.running_container(text)?
@@ -132,6 +154,7 @@ impl Engine {
             ..options
         };
         let removed = self.store.remove_image(text, options)?;
+        self.tell_removed(&removed, &images);
         let deleted = removed.iter().any(|r| matches!(r, Removed::Deleted(_)));
         if deleted && !options.no_prune {
             self.store.gc(&*self.driver, &GcOptions::default())?;
@@ -163,9 +186,25 @@ impl Engine {
         prune: Prune,
         wanted: &dyn Fn(&Image) -> bool,
     ) -> Result<(Vec<Removed>, u64)> {
-        let removed = self.store.prune_images(prune, wanted)?;
+        let removed = self.unlist_images(prune, wanted)?;
         let report = self.store.gc(&*self.driver, &GcOptions::default())?;
+        self.journal().note_prune(Object::Image, report.bytes);
         Ok((removed, report.bytes))
+    }
+
+    /// Takes images off the list; what they had on disk stays for now.
+    pub(super) fn unlist_images(
+        &self,
+        prune: Prune,
+        wanted: &dyn Fn(&Image) -> bool,
+    ) -> Result<Vec<Removed>> {
+        let images = RefCell::new(Vec::new());
+        let removed = self.store.prune_images(prune, &|image| {
+            images.borrow_mut().push(image.id);
+            wanted(image)
+        })?;
+        self.tell_removed(&removed, &images.take());
+        Ok(removed)
     }
 
     /// The names that the graph driver has the image's layers under, lowest first.

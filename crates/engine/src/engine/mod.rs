@@ -5,6 +5,7 @@
 
 mod commit;
 mod containers;
+mod events;
 mod exchange;
 mod files;
 mod images;

@@ -4,6 +4,7 @@ use super::Engine;
 use crate::{
     container::{PrunedContainers, Record},
     error::Result,
+    journal::Object,
     network::Network,
     store::{GcOptions, GcReport, Image, Prune, Removed},
     volume::Volume,
@@ -79,13 +80,14 @@ impl Engine {
             Default::default()
         };
         let prune = Prune { all: request.all };
-        let images = self.store.prune_images(prune, request.image)?;
+        let images = self.unlist_images(prune, request.image)?;
         let options = GcOptions {
             ingest_age: std::time::Duration::ZERO,
             keep_layer_blobs: self.keep_blobs(),
             ..GcOptions::default()
         };
         let swept = self.beside_flush(|| self.store.gc(&*self.driver, &options))?;
+        self.journal().note_prune(Object::Image, swept.bytes);
         Ok(Pruned {
             containers,
             snapshots,

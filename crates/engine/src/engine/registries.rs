@@ -36,6 +36,8 @@ impl Engine {
             self.store
                 .add_repo_digest(&image, &repository, &pushed.digest)?;
         }
+        let repository = reference.familiar_repository();
+        self.tell_image("push", &image.id, &reference.familiar(), &repository);
         Ok(pushed)
     }
 

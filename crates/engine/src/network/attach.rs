@@ -93,7 +93,12 @@ impl Networks {
             Ok(state)
         });
         match done {
-            Ok(state) => Ok(described(&self.places.netns(who.id), &state, held)),
+            Ok(state) => {
+                for joined in &state.joined {
+                    self.tell("connect", &joined.network, Some(who.id));
+                }
+                Ok(described(&self.places.netns(who.id), &state, held))
+            }
             Err(e) => {
                 if let Err(again) = self.undo(who.id) {
                     tracing::warn!(error = %again, "what a failed start has made was not undone");
@@ -204,7 +209,12 @@ impl Networks {
             return Ok(());
         }
         let _lock = self.places.lock(false)?;
-        self.undo(id)
+        let state = self.places.read(id).ok().flatten();
+        self.undo(id)?;
+        for joined in state.iter().flat_map(|s| &s.joined) {
+            self.tell("disconnect", &joined.network, Some(id));
+        }
+        Ok(())
     }
 
     /// Undoes what was done of an attachment.

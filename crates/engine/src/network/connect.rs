@@ -74,7 +74,10 @@ impl Networks {
             self.places.write(&state)
         });
         match done {
-            Ok(()) => Ok(state),
+            Ok(()) => {
+                self.tell("connect", &joined.network, Some(who.id));
+                Ok(state)
+            }
             Err(e) => {
                 if let Err(again) = self.leave(&mut state, &joined.network.id) {
                     tracing::warn!(error = %again, "a failed connection was not undone");
@@ -103,6 +106,7 @@ impl Networks {
             return Err(Error::new(Kind::NotFound, m));
         };
         self.leave(&mut state, &joined.network.id)?;
+        self.tell("disconnect", &joined.network, Some(id));
         Ok(Some(state))
     }
 

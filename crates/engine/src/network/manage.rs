@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    journal::Object,
     store::{NetFail, NetTx, random_id},
 };
 
@@ -224,6 +225,7 @@ impl Networks {
             Ok(network)
         })?;
         self.store.copy_network(&made.to_row()?);
+        self.tell("create", &made, None);
         Ok(made)
     }
 
@@ -313,6 +315,7 @@ impl Networks {
             Ok(network)
         })?;
         self.store.forget_network_copy(&removed.id);
+        self.tell("destroy", &removed, None);
         Ok(removed)
     }
 
@@ -335,9 +338,12 @@ impl Networks {
         })?;
         let forget = |network: Network| {
             self.store.forget_network_copy(&network.id);
+            self.tell("destroy", &network, None);
             network.name
         };
-        Ok(removed.into_iter().map(forget).collect())
+        let removed = removed.into_iter().map(forget).collect();
+        self.journal.note_prune(Object::Network, 0);
+        Ok(removed)
     }
 }
 

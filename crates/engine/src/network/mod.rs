@@ -42,7 +42,12 @@ pub use self::{
     subnet::Subnet,
     sweep::Swept,
 };
-use crate::{config, spec::Ns, store::Store};
+use crate::{
+    config,
+    journal::{Journal, Object},
+    spec::Ns,
+    store::Store,
+};
 
 /// The networks of a store.
 #[derive(Debug, Clone)]
@@ -52,6 +57,7 @@ pub struct Networks {
     programs: netavark::Programs,
     places: state::Places,
     keep_bridge: bool,
+    journal: Journal,
 }
 
 /// A container, as networks know it.
@@ -106,6 +112,21 @@ impl Networks {
             keep_bridge: config
                 .keep_bridge
                 .unwrap_or_else(|| run_root == Path::new(config::RUN_ROOT)),
+            journal: Journal::new(run_root),
         }
+    }
+
+    /// Tells what has happened to a network; with `container`, that it has come or gone.
+    fn tell(&self, action: &str, network: &Network, container: Option<&str>) {
+        let more = [
+            ("name", Some(&*network.name)),
+            ("type", Some(network.driver.name())),
+            ("container", container),
+        ];
+        let attributes = more
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())));
+        self.journal
+            .note(Object::Network, &network.id, action, attributes.collect());
     }
 }

@@ -1,6 +1,6 @@
 //! What a shim is told at its start.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,10 +43,11 @@ pub struct Launch {
     pub cleanup: Vec<String>,
     /// Whether the client that starts it cleans up itself, as long as it is there.
     pub client_cleans: bool,
-    /// A line of JSON is appended to it for what happens while no client looks: see [`Event`].
-    ///
-    /// [`Event`]: super::Event
+    /// The journal, to which is appended what happens to it from its start to its end:
+    /// [`Event`](crate::journal::Event).
     pub events: Option<PathBuf>,
+    /// Told with its first start, for those who read the journal.
+    pub attributes: BTreeMap<String, String>,
     /// How long the runtime may take, in milliseconds; 0 for a minute.
     pub timeout_ms: u64,
 }
@@ -67,6 +68,8 @@ pub struct Exec {
     pub process: serde_json::Value,
     /// Where its standard streams go.
     pub io: Io,
+    /// The journal, to which its end is appended.
+    pub events: Option<PathBuf>,
     /// As for [`Launch`].
     pub foreground: Option<Streams>,
     /// As for [`Launch`]; empty for nothing.

@@ -26,7 +26,7 @@ pub use self::{
         resize, set_paused, set_restart, signal, start, stop, wait,
     },
     launch::{Exec, Health, Io, Launch, Log, LogFile, Mounts, Restart, Size, Stdin, Streams},
-    state::{Check, Event, Feels, Process, Seen, State, Status, boot_id},
+    state::{Check, Feels, Process, Seen, State, Status, boot_id},
 };
 use crate::sys;
 

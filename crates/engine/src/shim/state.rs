@@ -106,23 +106,6 @@ pub struct Check {
     pub output: String,
 }
 
-/// What happens while no client looks: a line of JSON in [`Launch::events`].
-///
-/// [`Launch::events`]: super::Launch::events
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Event {
-    /// The container.
-    pub id: String,
-    /// RFC 3339 in UTC, with nanoseconds.
-    pub time: String,
-    /// `die`, `oom`, `restart`, `health_status: healthy`, `health_status: unhealthy`.
-    pub action: String,
-    /// Of `die`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-}
-
 /// A state, and whether it still holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {

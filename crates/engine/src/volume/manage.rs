@@ -21,6 +21,7 @@ use unlade_graph::driver::Usage;
 use super::{Volumes, failed, is_volume_name};
 use crate::{
     error::{Error, Kind, Result},
+    journal::Object,
     store::{VolumeFail, VolumeTx, random_id},
 };
 
@@ -190,6 +191,7 @@ impl Volumes {
         File::open(&self.root)
             .and_then(|dir| dir.sync_all())
             .map_err(failed("flush", &self.root))?;
+        self.tell("create", &volume.name, &[]);
         Ok(volume)
     }
 
@@ -330,6 +332,7 @@ impl Volumes {
             Ok(removed)
         })?;
         let freed = self.empty_trash()?;
+        self.journal.note_prune(Object::Volume, freed);
         Ok((removed, freed))
     }
 
@@ -372,7 +375,9 @@ impl Volumes {
     fn discard(&self, name: &str) -> Result<()> {
         let from = self.root.join(name);
         let to = self.root.join(format!(".trash-{}", random_id()?));
-        fs::rename(&from, &to).map_err(failed("remove the volume", &from))
+        fs::rename(&from, &to).map_err(failed("remove the volume", &from))?;
+        self.tell("destroy", name, &[]);
+        Ok(())
     }
 
     /// Removes what was put aside, and what was half made.

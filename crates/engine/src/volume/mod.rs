@@ -28,7 +28,11 @@ pub use self::{
     manage::{NewVolume, Volume},
     resolve::{Resolved, Staged},
 };
-use crate::{error::Error, store::Store};
+use crate::{
+    error::Error,
+    journal::{Journal, Object},
+    store::Store,
+};
 
 /// The volumes of a store.
 #[derive(Debug, Clone)]
@@ -36,6 +40,7 @@ pub struct Volumes {
     store: Store,
     root: PathBuf,
     run_root: PathBuf,
+    journal: Journal,
 }
 
 impl Volumes {
@@ -45,6 +50,37 @@ impl Volumes {
             store: store.clone(),
             root: store.root().join("volumes"),
             run_root: run_root.to_owned(),
+            journal: Journal::new(run_root),
+        }
+    }
+
+    /// Tells what has happened to a volume.
+    fn tell(&self, action: &str, name: &str, more: &[(&str, &str)]) {
+        let driver = [("driver", "local")];
+        let attributes = driver.iter().chain(more);
+        let attributes = attributes.map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        self.journal
+            .note(Object::Volume, name, action, attributes.collect());
+    }
+
+    /// Tells that a container that starts mounts its volumes.
+    pub fn tell_mounted(&self, container: &str, mounts: &[Planned]) {
+        for mount in mounts.iter().filter(|m| m.what == What::Volume) {
+            let writable = (!mount.read_only).to_string();
+            let more = [
+                ("container", container),
+                ("destination", &*mount.target),
+                ("propagation", &*mount.propagation),
+                ("read/write", &*writable),
+            ];
+            self.tell("mount", &mount.source, &more);
+        }
+    }
+
+    /// Tells that a container that has ended no longer mounts them.
+    pub fn tell_unmounted(&self, container: &str, mounts: &[Planned]) {
+        for mount in mounts.iter().filter(|m| m.what == What::Volume) {
+            self.tell("unmount", &mount.source, &[("container", container)]);
         }
     }
 

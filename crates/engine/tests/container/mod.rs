@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use unlade_engine::{
     config::Config,
+    journal::Event,
     runtime::{Runtime, cgroup::Cgroup},
     shim::{self, *},
 };
@@ -120,6 +121,7 @@ impl Box {
             cleanup: Vec::new(),
             client_cleans: false,
             events: Some(dir.path().join("events")),
+            attributes: [("name".to_owned(), "box".to_owned())].into(),
             timeout_ms: 0,
         };
         let spec = json!({
@@ -222,6 +224,7 @@ impl Box {
                 ..OUTPUT
             }),
             cleanup: Vec::new(),
+            events: self.launch.events.clone(),
             timeout_ms: 0,
         }
     }

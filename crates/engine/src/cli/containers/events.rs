@@ -1,4 +1,4 @@
-//! `unlade events`: what happens to containers, as it happens.
+//! `unlade events`: what happens, as it happens.
 
 use std::{
     collections::BTreeMap,
@@ -6,24 +6,37 @@ use std::{
 };
 
 use clap::Args;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{
+    Timestamp,
+    tz::{Offset, TimeZone},
+};
 use serde::Serialize;
 use unlade_unpack::Cancel;
 
 use crate::{
     cli::{globals::Globals, human::Filters, out, template::Template},
-    container::{Event, Journal},
     error::{Error, Kind, Result},
-    image::time,
+    image::{name::Reference, time},
+    journal::{Event, Journal, Object},
 };
 
 /// How often is looked for more.
 const TICK: Duration = Duration::from_millis(100);
-const FILTERS: &[&str] = &["container", "event", "image", "label", "scope", "type"];
+const FILTERS: &[&str] = &[
+    "container",
+    "event",
+    "image",
+    "label",
+    "network",
+    "scope",
+    "type",
+    "volume",
+];
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EventsArgs {
-    /// Only events that KEY=VALUE fits: container, event, image, label, scope, type.
+    /// Only events that KEY=VALUE fits: container, event, image, label, network, scope, type,
+    /// volume.
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
 
@@ -87,7 +100,7 @@ pub(in crate::cli) fn events(globals: &Globals, args: &EventsArgs, cancel: &Canc
         Instant::now() + Duration::from_nanos(u64::try_from(left).unwrap_or(0))
     });
     loop {
-        while let Some(event) = reader.next()? {
+        while let Some(event) = reader.next_event()? {
             let Ok(at) = event.time.parse::<Timestamp>() else {
                 continue;
             };
@@ -108,15 +121,32 @@ pub(in crate::cli) fn events(globals: &Globals, args: &EventsArgs, cancel: &Canc
 
 fn fits(filters: &Filters, event: &Event) -> bool {
     let attribute = |name: &str| event.attributes.get(name).map_or("", String::as_str);
-    filters.any("container", |c| {
-        event.id.starts_with(c) || attribute("name") == c
-    }) && filters.any("event", |e| {
-        event.action == e || event.action.split(':').next().is_some_and(|a| a == e)
-    }) && filters.any("image", |i| {
-        attribute("image") == i || attribute("image").split(':').next() == Some(i)
-    }) && filters.any("type", |t| t == "container")
+    let is = |object: Object, text: &str| {
+        event.object == object && (event.id.starts_with(text) || attribute("name") == text)
+    };
+    filters.any("container", |c| is(Object::Container, c))
+        && filters.any("event", |e| {
+            event.action == e || event.action.split(':').next().is_some_and(|a| a == e)
+        })
+        && filters.any("image", |i| of_image(event, i))
+        && filters.any("network", |n| is(Object::Network, n))
+        && filters.any("volume", |v| is(Object::Volume, v))
+        && filters.any("type", |t| t == event.object.name())
         && filters.any("scope", |s| s == "local")
         && filters.labels(&event.attributes)
+}
+
+/// Whether an event is of an image, or of a container that was made of it.
+fn of_image(event: &Event, image: &str) -> bool {
+    let of = match event.object {
+        Object::Container => "image",
+        Object::Image if event.id.trim_start_matches("sha256:").starts_with(image) => return true,
+        Object::Image if event.id == image => return true,
+        Object::Image => "name",
+        Object::Network | Object::Volume => return false,
+    };
+    let name = event.attributes.get(of).map_or("", String::as_str);
+    name == image || Reference::parse(name).is_ok_and(|r| r.familiar_repository() == image)
 }
 
 fn line(
@@ -128,8 +158,13 @@ fn line(
     let message = Message {
         status: &event.action,
         id: &event.id,
-        from: event.attributes.get("image").map_or("", String::as_str),
-        kind: "container",
+        from: match event.object {
+            Object::Container => event.attributes.get("image"),
+            Object::Image => event.attributes.get("name"),
+            Object::Network | Object::Volume => None,
+        }
+        .map_or("", String::as_str),
+        kind: event.object.name(),
         action: &event.action,
         actor: Actor {
             id: &event.id,
@@ -147,7 +182,13 @@ fn line(
             .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")));
     }
     let zoned = at.to_zoned_datetime(TimeZone::system());
-    let time = zoned.strftime("%Y-%m-%dT%H:%M:%S.%9f%:z");
+    let zone = if zoned.offset() == Offset::UTC {
+        "Z"
+    } else {
+        "%:z"
+    };
+    let layout = format!("%Y-%m-%dT%H:%M:%S.%9f{zone}");
+    let time = zoned.strftime(&layout);
     let attributes: Vec<String> = event
         .attributes
         .iter()
@@ -155,7 +196,9 @@ fn line(
         .collect();
     let attributes = attributes.join(", ");
     Ok(format!(
-        "{time} container {} {} ({attributes})",
-        event.action, event.id
+        "{time} {} {} {} ({attributes})",
+        event.object.name(),
+        event.action,
+        event.id
     ))
 }

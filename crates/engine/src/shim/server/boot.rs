@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs,
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     os::unix::net::{UnixListener, UnixStream},
@@ -214,14 +214,4 @@ fn listen(job: &Job) -> io::Result<UnixListener> {
     rustix::process::umask(Mode::from(0o022));
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Opens a file that only grows.
-pub(super) fn append(path: &std::path::Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
 }

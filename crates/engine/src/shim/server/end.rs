@@ -1,8 +1,7 @@
 //! The end of a container: what is told, what is removed, and whether it starts again.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io, mem,
     os::unix::process::CommandExt,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
@@ -10,8 +9,11 @@ use std::{
 
 use rustix::process::{Signal, WaitStatus};
 
-use super::{Phase, Server, boot::append};
-use crate::shim::{Event, Exit, Restart, Status, clock, wire::Reply};
+use super::{Phase, Server, job::What};
+use crate::{
+    journal::{Event, Journal},
+    shim::{Exit, Restart, Status, clock, wire::Reply},
+};
 
 /// How long is waited before it is started again for the first time; then twice as long.
 const FIRST: Duration = Duration::from_millis(100);
@@ -39,7 +41,11 @@ impl Server {
         self.state.exit_code = Some(code);
         self.state.finished = Some(clock::now());
         self.state.paused = false;
-        self.event("die", Some(code));
+        let ended = match self.job.what {
+            What::Container(_) => "die",
+            What::Process { .. } => "exec_die",
+        };
+        self.event(ended, Some(code));
         if !self.starts_again(code) {
             return self.last();
         }
@@ -75,7 +81,6 @@ impl Server {
         self.state.health = self.job.container().and_then(|c| c.first_feeling());
         self.state.status = Status::Starting;
         self.save();
-        self.event("restart", None);
         if let Err(e) = self.start() {
             self.refuse(125, e.to_string());
         }
@@ -170,23 +175,24 @@ impl Server {
         let _ = self.state.write(&self.job.run);
     }
 
-    /// Tells what nobody may be looking at.
-    pub(super) fn event(&self, action: &str, exit_code: Option<i32>) {
-        let Some(path) = self.job.container().and_then(|c| c.events.as_ref()) else {
+    /// Tells the journal what happens to the container.
+    pub(super) fn event(&mut self, action: &str, exit_code: Option<i32>) {
+        let Some(path) = self.job.events.as_deref() else {
             return;
         };
-        let event = Event {
-            id: self.job.id.clone(),
+        let (id, exec) = match &self.job.what {
+            What::Container(_) => (self.job.id.clone(), None),
+            What::Process { container, .. } => (container.clone(), Some(self.job.id.clone())),
+        };
+        Journal::at(path).tell(&Event {
+            id,
             time: clock::now(),
             action: action.to_owned(),
             exit_code,
-        };
-        let write = || -> io::Result<()> {
-            let mut line = serde_json::to_vec(&event)?;
-            line.push(b'\n');
-            append(path)?.write_all(&line)
-        };
-        let _ = write();
+            exec,
+            attributes: mem::take(&mut self.job.attributes),
+            ..Event::default()
+        });
     }
 
     /// Ends, or becomes the command that cleans up.

@@ -1,6 +1,6 @@
 //! What is to be done: a container, or a process in one.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     runtime::{Runtime, cgroup::Cgroup},
@@ -20,6 +20,9 @@ pub(super) struct Job {
     pub(super) cleanup: Vec<String>,
     pub(super) client_cleans: bool,
     pub(super) timeout: Duration,
+    pub(super) events: Option<PathBuf>,
+    /// Yet to be told.
+    pub(super) attributes: BTreeMap<String, String>,
     pub(super) what: What,
 }
 
@@ -38,7 +41,6 @@ pub(super) struct Container {
     pub(super) hooks: bool,
     pub(super) restart: Restart,
     pub(super) health: Option<Health>,
-    pub(super) events: Option<PathBuf>,
 }
 
 impl Container {
@@ -87,7 +89,6 @@ impl From<Launch> for (Job, Log) {
             hooks: l.hooks,
             restart: l.restart,
             health: l.health.filter(|h| !h.argv.is_empty()),
-            events: l.events,
         };
         let job = Job {
             id: l.id,
@@ -98,6 +99,8 @@ impl From<Launch> for (Job, Log) {
             cleanup: l.cleanup,
             client_cleans: l.client_cleans,
             timeout: timeout(l.timeout_ms),
+            events: l.events,
+            attributes: l.attributes,
             what: What::Container(container),
         };
         (job, l.log)
@@ -115,6 +118,8 @@ impl From<Exec> for Job {
             cleanup: e.cleanup,
             client_cleans: false,
             timeout: timeout(e.timeout_ms),
+            events: e.events,
+            attributes: BTreeMap::new(),
             what: What::Process {
                 container: e.container,
                 process: e.process,

@@ -227,6 +227,10 @@ impl Server {
         self.state.paused = false;
         self.state.error.clear();
         self.save();
+        if self.job.container().is_some() {
+            // Before anyone hears of it: what comes after is journalled after.
+            self.event("start", None);
+        }
         if !std::mem::replace(&mut self.started_once, true) {
             let started = Reply::Started { pid: init.pid };
             for client in self.clients.iter_mut().filter(|c| c.starter) {
