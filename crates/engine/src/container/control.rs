@@ -5,8 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    Begin, Begun, Containers, Record, Status, launch, names, record::text, start::cgroup,
-    stats::no_group,
+    Begin, Begun, Containers, Record, Status, launch, record::text, start::cgroup, stats::no_group,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -238,26 +237,6 @@ impl Containers<'_> {
     fn lost(record: &Record) -> Error {
         let m = format!("the shim of container {} was killed", record.name);
         Error::new(Kind::Host, m).with_hint(format!("`unlade rm -f {}`", record.name))
-    }
-
-    /// Gives a container another name.
-    ///
-    /// # Errors
-    /// As [`names::check`]'s; [`Kind::Conflict`] if it is taken.
-    pub fn rename(&self, record: &Record, name: &str) -> Result<()> {
-        let name = names::check(name)?;
-        if name == record.name {
-            let m = "Renaming a container with the same name as its current name";
-            return Err(Error::new(Kind::BadInput, m).with_hint("give another name"));
-        }
-        self.store.rename_container(&record.id, name)?;
-        self.store.copy_container(&record.id);
-        let named = Record {
-            name: name.to_owned(),
-            ..record.clone()
-        };
-        self.tell("rename", &named, &[("oldName", &record.name)]);
-        Ok(())
     }
 
     /// Changes limits and the restart policy, of one that runs too.

@@ -271,6 +271,7 @@ impl Containers<'_> {
                 record.stage == Stage::Creating || record.request.host_config.auto_remove;
             self.remove_parts(&record, anonymous)?;
         }
+        self.recover_renames()?;
         self.recover_runs()
     }
 }

@@ -23,6 +23,7 @@ pub mod names;
 mod place;
 mod prune;
 mod record;
+mod rename;
 mod root;
 mod start;
 mod state;

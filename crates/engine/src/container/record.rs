@@ -5,6 +5,7 @@ use unlade_unpack::Digest;
 
 use crate::{
     error::{Error, Kind, Result},
+    network::Member,
     shim::{Feels, State},
     spec::{ImageConfig, request::Request},
     store::{ContainerRow, Stage},
@@ -119,6 +120,16 @@ impl Record {
     /// The start of the id that people are shown.
     pub fn short_id(&self) -> &str {
         self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    /// As networks know it; `other` is whose network it shares: id and first process.
+    pub(super) fn member<'a>(&'a self, other: Option<(&'a str, i32)>) -> Member<'a> {
+        Member {
+            id: &self.id,
+            name: &self.name,
+            hostname: &self.request.config.hostname,
+            other,
+        }
     }
 }
 

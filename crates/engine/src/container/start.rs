@@ -24,8 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    network::{self, Member},
-    rootless,
+    network, rootless,
     runtime::{Flavor, Runtime},
     shim::{Connection, Fds, Outcome, Shim, Size, Streams},
     spec::{self, Assembled, Files, Ns, Placement, RuntimeFacts, Shm, request::Request},
@@ -202,12 +201,7 @@ impl Containers<'_> {
             Some(name) => Some(self.other(record, name, "network")?),
             None => None,
         };
-        let who = Member {
-            id: &record.id,
-            name: &record.name,
-            hostname: &request.config.hostname,
-            other: other.as_ref().map(|(other, pid)| (&*other.id, *pid)),
-        };
+        let who = record.member(other.as_ref().map(|(other, pid)| (&*other.id, *pid)));
         let quick =
             matches!(&*request.host_config.network_mode, "none" | "host") || other.is_some();
         let facts = runtime_facts(&runtime);

@@ -17,6 +17,9 @@ use crate::{
 /// How the default route of the first network ranks, as netavark has it.
 pub(super) const METRIC: u32 = 100;
 
+/// Longest name that can be asked for, in bytes.
+const MOST_NAME: usize = 253;
+
 /// What `NetworkMode` means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -145,6 +148,20 @@ pub(super) fn names(who: &Member<'_>, asked: &EndpointSettings) -> Vec<String> {
         }
     }
     names
+}
+
+/// All names that lead to a container in a network, its own first: each also with the network's
+/// name behind it, as with docker.
+pub(super) fn found_by(network: &Network, endpoint: &Endpoint) -> Vec<String> {
+    let names = || std::iter::once(&endpoint.name).chain(&endpoint.names);
+    let long = names().map(|name| format!("{name}.{}", network.name));
+    let mut all: Vec<String> = Vec::new();
+    for name in names().cloned().chain(long) {
+        if name.len() <= MOST_NAME && !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
 }
 
 /// A place for a container in a network; recorded.
@@ -323,5 +340,18 @@ mod tests {
         };
         // Words of aardvark-dns's files only.
         assert_eq!(names(&who, &asked), ["db", "0123456789ab"]);
+        let network = Network {
+            name: "back.end".to_owned(),
+            ..Network::default()
+        };
+        let endpoint = Endpoint {
+            name: "web".to_owned(),
+            names: vec!["db".to_owned(), "l".repeat(250)],
+            ..Endpoint::default()
+        };
+        assert_eq!(
+            found_by(&network, &endpoint),
+            ["web", "db", &"l".repeat(250), "web.back.end", "db.back.end"]
+        );
     }
 }

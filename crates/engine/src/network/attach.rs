@@ -11,10 +11,10 @@ use std::{
 use super::{
     Attached, Dns, Member, Networks,
     asked::{METRIC, Mode, asked, bad, mode, place, published},
-    hold,
+    hold, link, manage,
     netavark::{self, Job, Verb},
     netns, ports,
-    record::{DEFAULT, is_name},
+    record::{DEFAULT, Network, is_name},
     settings::{EndpointState, NetworkSettings},
     state::{Joined, State},
 };
@@ -195,6 +195,9 @@ impl Networks {
             .programs
             .run(verb, &self.places.netavark(), &netns, &job);
         let status = done.map_err(|e| e.context(format!("network {}", joined.network.name)))?;
+        if verb == Verb::Setup {
+            pin(&joined.network)?;
+        }
         let servers = status.into_values().filter_map(|s| s.dns_server_ips);
         Ok(servers.flatten().collect())
     }
@@ -310,6 +313,23 @@ impl Networks {
         let plain = |j: &Joined| j.network.name == DEFAULT && !j.network.dns && !j.publishes;
         self.keep_bridge && whole && state.joined.iter().all(plain)
     }
+}
+
+/// Gives a bridge of ours a hardware address that stays, of its gateway's.
+fn pin(network: &Network) -> Result<()> {
+    let gateway = network.subnets.first().map(|r| r.gateway);
+    let tail = match gateway {
+        // One that was named may have been there before, with an address of its own.
+        _ if network.option(manage::INTERFACE).is_some() => return Ok(()),
+        Some(IpAddr::V4(ip)) => ip.octets(),
+        Some(IpAddr::V6(ip)) => ip.octets().last_chunk().copied().unwrap_or_default(),
+        None => return Ok(()),
+    };
+    let [a, b, c, d] = tail;
+    link::set_address(&network.interface, [0x02, 0x42, a, b, c, d]).map_err(|e| {
+        let doing = format!("set the hardware address of `{}`", network.interface);
+        Error::host(doing, e)
+    })
 }
 
 /// Bridges and rules of the firewall are for root alone.

@@ -21,7 +21,7 @@ pub(super) const MTU: &[&str] = &["com.docker.network.driver.mtu", "mtu"];
 /// Names of the option for whether other networks cannot reach it.
 pub(super) const ISOLATE: &[&str] = &["isolate"];
 /// Names of the option for the bridge's name.
-const INTERFACE: &[&str] = &["com.docker.network.bridge.name"];
+pub(super) const INTERFACE: &[&str] = &["com.docker.network.bridge.name"];
 /// Names of the option for the address that ports are published at.
 pub(super) const HOST_IP: &[&str] = &["com.docker.network.bridge.host_binding_ipv4"];
 /// Bytes of an interface's name, with the NUL.

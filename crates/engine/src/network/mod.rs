@@ -9,8 +9,10 @@
 //! RUN_ROOT/network/ID.json    what it is attached to; written before anything is done
 //! RUN_ROOT/network/lock       flock: shared to attach, exclusive to look for leftovers
 //! RUN_ROOT/netavark/          whom aardvark-dns answers for
+//! RUN_ROOT/renames/ID         that it gets another name: its networks may have the old one
 //! ```
 
+mod aardvark;
 mod asked;
 mod attach;
 mod connect;
@@ -24,6 +26,7 @@ mod netavark;
 mod netns;
 pub mod ports;
 mod record;
+mod rename;
 mod settings;
 mod state;
 mod subnet;

@@ -23,6 +23,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    aardvark,
+    asked::found_by,
     ports::Mapping,
     record::{Endpoint, Network},
     subnet::Subnet,
@@ -66,7 +68,7 @@ struct Options<'a> {
 
 #[derive(Debug, Serialize)]
 struct PerNetwork<'a> {
-    aliases: &'a [String],
+    aliases: Vec<String>,
     interface_name: &'a str,
     static_ips: &'a [IpAddr],
     static_mac: &'a str,
@@ -172,7 +174,8 @@ fn document(job: &Job<'_>) -> Result<Vec<u8>> {
         options.networks.insert(
             key(network),
             PerNetwork {
-                aliases: &endpoint.names,
+                // It adds the container's own name itself.
+                aliases: found_by(network, endpoint).split_off(1),
                 interface_name: &endpoint.interface,
                 static_ips: &endpoint.addresses,
                 static_mac: &endpoint.mac,
@@ -303,7 +306,7 @@ impl Programs {
         let (mut out, mut complaints) = (memory(b"")?, memory(b"")?);
         let share = |file: &File| file.try_clone().map(Stdio::from).map_err(failed("start"));
         let _alone = alone()?;
-        forget_reused(dir)?;
+        aardvark::forget_reused(dir)?;
         let mut command = Command::new(&program);
         command
             .arg("--config")
@@ -343,7 +346,7 @@ impl Programs {
 
 /// Held while it runs: it is not made for others of its kind changing the same firewall. Being on
 /// the host's network namespace, the lock is the same for all stores.
-fn alone() -> Result<File> {
+pub(super) fn alone() -> Result<File> {
     let path = "/proc/thread-self/ns/net";
     let failed = |e: std::io::Error| Error::host(format!("lock `{path}`"), e);
     let file = File::open(path).map_err(failed)?;
@@ -353,27 +356,6 @@ fn alone() -> Result<File> {
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(failed(e.into())),
         }
-    }
-}
-
-/// netavark signals the process whose number it finds in a file: if that number has become another
-/// program's, the file goes.
-fn forget_reused(dir: &Path) -> Result<()> {
-    let path = dir.join("aardvark-dns").join("aardvark.pid");
-    let Ok(text) = fs::read_to_string(&path) else {
-        return Ok(());
-    };
-    let pid = text.trim();
-    let number = pid.parse::<u32>().is_ok_and(|pid| pid > 0);
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    if number && name.trim() == "aardvark-dns" {
-        return Ok(());
-    }
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::host(format!("remove `{}`", path.display()), e))
-        }
-        _ => Ok(()),
     }
 }
 

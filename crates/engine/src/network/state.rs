@@ -86,6 +86,11 @@ impl Places {
         self.run_root.join("netavark")
     }
 
+    /// Whose networks may have an old name of theirs.
+    pub(super) fn renames(&self) -> PathBuf {
+        self.run_root.join("renames")
+    }
+
     fn states(&self) -> PathBuf {
         self.run_root.join("network")
     }

@@ -102,12 +102,13 @@ impl Networks {
             self.places.forget(id)?;
             self.places.forget_half(id);
         }
-        let dir = self.places.netavark();
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::host(format!("remove `{}`", dir.display()), e));
+        for dir in [self.places.netavark(), self.places.renames()] {
+            match fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::host(format!("remove `{}`", dir.display()), e));
+                }
+                _ => {}
             }
-            _ => {}
         }
         for id in &recorded {
             self.store.networks(false, |tx| tx.forget(id))?;
