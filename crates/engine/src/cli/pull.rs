@@ -12,7 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use unlade_unpack::Cancel;
 
-use super::{args::When, flush, globals::Globals, human, out, report};
+use super::{args::When, flush, globals::Globals, human, out, report, trust::Trust};
 use crate::{
     config::KeepBlobs,
     engine::Engine,
@@ -49,6 +49,9 @@ pub(super) struct PullArgs {
     /// When to show a bar for each layer.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Auto)]
     progress: When,
+
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// A pull by the configuration of `engine`.
@@ -67,6 +70,7 @@ pub(super) fn request(engine: &Engine, reference: Reference, cancel: &Cancel) ->
 }
 
 pub(super) fn run(globals: &Globals, args: &PullArgs, cancel: &Cancel) -> Result<()> {
+    args.trust.check()?;
     let reference = Reference::parse(&args.name)?;
     if args.all_tags && (reference.tag().is_some() || reference.digest().is_some()) {
         return Err(

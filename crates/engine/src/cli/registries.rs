@@ -15,6 +15,7 @@ use super::{
     human,
     input::{self, Input},
     out,
+    trust::Trust,
 };
 use crate::{
     engine::{Engine, login, logout, registry_config},
@@ -41,9 +42,13 @@ pub(super) struct PushArgs {
     /// When to show a bar for each blob.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Auto)]
     progress: When,
+
+    #[command(flatten)]
+    trust: Trust,
 }
 
 pub(super) fn push(globals: &Globals, args: &PushArgs, cancel: &Cancel) -> Result<()> {
+    args.trust.check()?;
     let reference = Reference::parse(&args.name)?;
     if args.all_tags && (reference.tag().is_some() || reference.digest().is_some()) {
         return Err(

@@ -136,7 +136,9 @@ impl Containers<'_> {
         self.stop(record, how)?;
         let record = self.find(&record.id)?;
         match self.start(&record, begin)? {
-            Begun::Refused(refusal) => Err(refusal.error()),
+            Begun::Refused(refusal) => {
+                Err(refusal.error().context(format!("start {}", record.name)))
+            }
             Begun::Running(_) | Begun::Already => {
                 self.tell("restart", &record, &[]);
                 Ok(())

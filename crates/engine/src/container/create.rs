@@ -7,10 +7,12 @@ use unlade_graph::driver::{LayerId, RwOptions};
 use super::{
     Containers, Status, names,
     record::{Facts, Record, text},
+    start::cgroup_parent,
 };
 use crate::{
     error::{Error, Kind, Result},
     image::{FullConfig, json::show},
+    runtime::cgroup::Cgroup,
     spec::{self, ImageConfig, request::Request},
     store::{Image, NewContainer, Stage},
     volume::Planned,
@@ -19,7 +21,9 @@ use crate::{
 /// The prefix of modes that name another container.
 pub(super) const OTHER: &str = "container:";
 /// Drivers of logs that there are.
-const LOG_DRIVERS: [&str; 4] = ["", "json-file", "k8s-file", "none"];
+const LOG_DRIVERS: [&str; 4] = ["", DEFAULT_LOG, "k8s-file", "none"];
+/// The driver of logs if none is asked for.
+pub(crate) const DEFAULT_LOG: &str = "json-file";
 /// Options of those that write files.
 const LOG_OPTIONS: [&str; 2] = ["max-size", "max-file"];
 
@@ -71,7 +75,13 @@ impl Containers<'_> {
         let image_config = ImageConfig::from(config);
         spec::merge(&image_config, &mut request)?;
         let host = self.host();
-        let warnings = spec::check(&request, host)?;
+        let mut warnings = spec::check(&request, host)?;
+        check_names(&request)?;
+        check_realtime(&request)?;
+        if request.host_config.network_mode == "host" && publishes(&request) {
+            let m = "published ports are discarded when using host network mode";
+            warnings.push(m.to_owned());
+        }
         check_log(&request)?;
         check_storage(&request, self.driver.kind().name())?;
         self.runtime(&request.host_config.runtime)?;
@@ -213,6 +223,54 @@ impl Containers<'_> {
     }
 }
 
+fn publishes(request: &Request) -> bool {
+    let host = &request.host_config;
+    host.publish_all_ports || !host.port_bindings.is_empty()
+}
+
+/// Who sees the host's names has no others.
+fn check_names(request: &Request) -> Result<()> {
+    if request.host_config.uts_mode != "host" {
+        return Ok(());
+    }
+    for (name, what) in [
+        (&request.config.hostname, "hostname"),
+        (&request.config.domainname, "domainname"),
+    ] {
+        if !name.is_empty() {
+            let m = format!("conflicting options: {what} and the UTS mode");
+            return Err(Error::new(Kind::BadInput, m).with_hint("leave out one of them"));
+        }
+    }
+    Ok(())
+}
+
+/// A group can have what is left of its parent's real-time CPU time, and groups are made with none.
+fn check_realtime(request: &Request) -> Result<()> {
+    let asked = request.host_config.cpu_realtime_runtime;
+    let Some(parent) = cgroup_parent(request).filter(|_| asked > 0) else {
+        return Ok(());
+    };
+    const FILE: &str = "cpu.rt_runtime_us";
+    let Some(group) = Cgroup::at(&parent) else {
+        return Ok(());
+    };
+    let has = group.read("cpu", FILE).ok();
+    let has: i64 = has.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    if asked <= has {
+        return Ok(());
+    }
+    let m = format!(
+        "--cpu-rt-runtime: the control group {parent} has {has} microseconds of real-time CPU \
+         time, and {asked} are asked for"
+    );
+    let at = group.dir("cpu").display().to_string();
+    Err(Error::new(Kind::Unsupported, m).with_hint(format!(
+        "give it some: `mkdir -p {at}; echo {asked} > {at}/{FILE}`; or name another by \
+         --cgroup-parent"
+    )))
+}
+
 fn check_log(request: &Request) -> Result<()> {
     let log = &request.host_config.log_config;
     if !LOG_DRIVERS.contains(&&*log.r#type) {
@@ -225,7 +283,7 @@ fn check_log(request: &Request) -> Result<()> {
         );
     }
     let driver = if log.r#type.is_empty() {
-        "json-file"
+        DEFAULT_LOG
     } else {
         &log.r#type
     };

@@ -1,20 +1,29 @@
 //! Further processes in a container that runs.
 
-use std::{fs, os::fd::AsFd, path::Path, process::Stdio};
+use std::{
+    fs,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
-use oci_spec::runtime::Spec;
-use rustix::fs::{Mode, OFlags};
+use oci_spec::runtime::{Process, Spec};
+use rustix::{
+    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    io::Errno,
+};
 
 use super::{
     Containers, Record, Refusal, Status, names,
     place::{Locked, failed, lock_dir, lock_dir_now},
+    refusal::Wanted,
 };
 pub use crate::spec::ExecRequest;
 use crate::{
     error::{Error, Kind, Result},
-    runtime::{Flavor, last_error},
+    runtime::last_error,
     shim::{self, Connection, Exec, Fds, Io, Outcome, Size, Stdin, Streams},
-    spec::{self, ResolvedUser},
+    spec,
 };
 
 /// Longest log of a runtime that is read, in bytes.
@@ -42,6 +51,8 @@ pub enum ExecEnd {
     Terminal(Connection),
     /// It could not be started.
     Refused(Refusal),
+    /// It could not be started, and the runtime has said so on standard error.
+    Told(Refusal),
 }
 
 impl Containers<'_> {
@@ -79,8 +90,20 @@ impl Containers<'_> {
             )
             .with_hint("restart the container")
         })?;
-        let user = self.user_in(view.pid, request)?;
+        let root = root_of(view.pid)?;
+        let user = match &*request.user {
+            "" => None,
+            user => Some(spec::user::resolve(root.as_fd(), user, &[])?),
+        };
         let process = spec::exec(&spec, &record.request, request, user.as_ref(), self.host())?;
+        if let Some(refusal) = lacking(root.as_fd(), &process) {
+            return Ok(ExecEnd::Refused(refusal));
+        }
+        let cwd = process.cwd().display().to_string();
+        let wanted = Wanted {
+            program: request.cmd.first().map_or("", String::as_str),
+            dir: &cwd,
+        };
         let process = serde_json::to_value(&process)
             .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
         let exec_id = names::new_id()?;
@@ -93,7 +116,7 @@ impl Containers<'_> {
         // As long as it is locked, or a shim is at work there, nobody sweeps it.
         let locked: Locked = lock_dir(&run)?;
         if !request.tty && !ways.detach {
-            let done = self.here(record, &process, &run, ways.interactive);
+            let done = self.here(record, &process, wanted, &run, ways.interactive);
             let _ = fs::remove_dir_all(&run);
             if let Ok(ExecEnd::Exited(code)) = &done {
                 let more = [("execID", &*exec_id), ("exitCode", &code.to_string())];
@@ -140,23 +163,11 @@ impl Containers<'_> {
             Outcome::Started(started) => Ok(ExecEnd::Terminal(started.connection)),
             Outcome::Refused(refused) => {
                 let _ = fs::remove_dir_all(&run);
-                Ok(ExecEnd::Refused(Refusal {
-                    exit_code: refused.exit_code,
-                    message: refused.message,
-                }))
+                let code = code_of(&refused.message);
+                let refusal = Refusal::new(code, &refused.message, wanted);
+                Ok(ExecEnd::Refused(refusal))
             }
         }
-    }
-
-    /// Who `--user` is, looked up in the container's own root.
-    fn user_in(&self, pid: i32, request: &ExecRequest) -> Result<Option<ResolvedUser>> {
-        if request.user.is_empty() {
-            return Ok(None);
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
-            .map_err(|e| Error::host("open the container's root", e))?;
-        spec::user::resolve(root.as_fd(), &request.user, &[]).map(Some)
     }
 
     /// Runs it as a child of this process, with its streams.
@@ -164,6 +175,7 @@ impl Containers<'_> {
         &self,
         record: &Record,
         process: &serde_json::Value,
+        wanted: Wanted<'_>,
         run: &Path,
         interactive: bool,
     ) -> Result<ExecEnd> {
@@ -183,7 +195,6 @@ impl Containers<'_> {
             command.stdin(Stdio::null());
         }
         shim::seal_descriptors().map_err(|e| Error::host("keep descriptors from it", e))?;
-        // What it says of its own failures is in its log, and is told once, by us.
         let ended = command
             .status()
             .map_err(|e| Error::host("run the runtime", e))?;
@@ -192,15 +203,74 @@ impl Containers<'_> {
             let mut said = fs::read(&log).unwrap_or_default();
             said.truncate(MAX_LOG);
             if let Some(message) = last_error(&said) {
-                let exit_code = code_of(&message);
-                // This one has said it on standard error too.
-                return Ok(match runtime.flavor {
-                    Flavor::Runc => ExecEnd::Exited(exit_code),
-                    Flavor::Crun => ExecEnd::Refused(Refusal { exit_code, message }),
-                });
+                let refusal = Refusal::new(code_of(&message), &message, wanted);
+                return Ok(ExecEnd::Told(refusal));
             }
         }
         Ok(ExecEnd::Exited(u8::try_from(code).unwrap_or(255)))
+    }
+}
+
+/// The root of a container, as its first process has it.
+fn root_of(pid: i32) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
+        .map_err(|e| Error::host("open the container's root", e))
+}
+
+/// What a process needs and the container has not, told before a runtime tells it in its own way.
+/// What cannot be made out is left to the runtime.
+fn lacking(root: BorrowedFd<'_>, process: &Process) -> Option<Refusal> {
+    let find = |path: &Path| {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        openat2(root, path, flags, Mode::empty(), resolve).and_then(fstat)
+    };
+    let kind = |mode| FileType::from_raw_mode(mode);
+    let program = process.args().as_ref()?.first()?;
+    let cwd = process.cwd();
+    let dir = cwd.display().to_string();
+    let refuse = |code, said: &str| {
+        let wanted = Wanted { program, dir: &dir };
+        Some(Refusal::new(code, said, wanted))
+    };
+    match find(cwd) {
+        Ok(stat) if kind(stat.st_mode) == FileType::Directory => {}
+        Ok(_) | Err(Errno::NOTDIR) => return refuse(126, &format!("chdir {dir}: not a directory")),
+        Err(Errno::NOENT) => {
+            return refuse(127, &format!("chdir {dir}: no such file or directory"));
+        }
+        Err(_) => return None,
+    }
+    let variables = process.env().iter().flatten();
+    let path = variables
+        .filter_map(|v| v.strip_prefix("PATH="))
+        .next_back();
+    let candidates: Vec<PathBuf> = match program.contains('/') {
+        true => vec![cwd.join(program)],
+        false => {
+            let dirs = path?.split(':');
+            dirs.map(|dir| cwd.join(dir).join(program)).collect()
+        }
+    };
+    let mut denied = false;
+    for candidate in &candidates {
+        match find(candidate) {
+            Ok(stat)
+                if kind(stat.st_mode) != FileType::RegularFile || stat.st_mode & 0o111 == 0 =>
+            {
+                denied = true;
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            _ => return None,
+        }
+    }
+    match (denied, program.contains('/')) {
+        (true, true) => refuse(126, "exec: permission denied"),
+        (false, true) => refuse(127, "exec: no such file or directory"),
+        (false, false) => refuse(127, "executable file not found in $PATH"),
+        // Runtimes differ in what they make of it.
+        (true, false) => None,
     }
 }
 

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Containers, Listed, list::path_and_args};
+use super::{Containers, Listed, create::DEFAULT_LOG, list::path_and_args};
 use crate::{
     error::Result,
     network::NetworkSettings,
     shim::Feels,
-    spec::request::{ContainerConfig, HostConfig},
+    spec::{
+        self,
+        request::{ContainerConfig, HostConfig},
+    },
     volume::Point,
 };
 
@@ -95,7 +98,7 @@ pub fn inspect(containers: &Containers<'_>, listed: &Listed, size: bool) -> Resu
             String::new()
         }
     };
-    let log = &record.request.host_config.log_config.r#type;
+    let kept = containers.log(record)?.is_some();
     let created = jiff::Timestamp::from_nanosecond(record.created.into()).unwrap_or_default();
     let driver = containers.driver.kind().name();
     let execs = std::fs::read_dir(place.run.join("exec")).map_or(None, |dir| {
@@ -127,10 +130,10 @@ pub fn inspect(containers: &Containers<'_>, listed: &Listed, size: bool) -> Resu
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
-        log_path: if log == "none" {
-            String::new()
-        } else {
+        log_path: if kept {
             place.log_file().display().to_string()
+        } else {
+            String::new()
         },
         name: format!("/{}", record.name),
         restart_count: view.restarts,
@@ -140,7 +143,7 @@ pub fn inspect(containers: &Containers<'_>, listed: &Listed, size: bool) -> Resu
         process_label: String::new(),
         app_armor_profile: containers.apparmor(record),
         exec_ids: execs,
-        host_config: record.request.host_config.clone(),
+        host_config: containers.effective(record)?,
         graph_driver: GraphDriver {
             data: BTreeMap::new(),
             name: driver,
@@ -154,6 +157,21 @@ pub fn inspect(containers: &Containers<'_>, listed: &Listed, size: bool) -> Resu
 }
 
 impl Containers<'_> {
+    /// What the host gives it, with the values that count where none was asked for.
+    fn effective(&self, record: &super::Record) -> Result<HostConfig> {
+        let mut shown = spec::effective(&record.request.host_config, self.host())?;
+        if shown.log_config.r#type.is_empty() {
+            DEFAULT_LOG.clone_into(&mut shown.log_config.r#type);
+        }
+        if shown.runtime.is_empty() {
+            // Its own words for the configured one; without any, nothing could run.
+            let found = || self.runtime("").map(|r| r.flavor.name().to_owned());
+            let name = self.config.runtime.clone().or_else(|| found().ok());
+            shown.runtime = name.unwrap_or_default();
+        }
+        Ok(shown)
+    }
+
     /// The AppArmor profile of a container that has one.
     fn apparmor(&self, record: &super::Record) -> String {
         let asked = record.request.host_config.security_opt.iter();

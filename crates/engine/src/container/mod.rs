@@ -23,6 +23,7 @@ pub mod names;
 mod place;
 mod prune;
 mod record;
+mod refusal;
 mod rename;
 mod root;
 mod start;
@@ -43,8 +44,9 @@ pub use self::{
     list::Listed,
     prune::PrunedContainers,
     record::{Facts, Record, Run},
+    refusal::Refusal,
     root::{Root, With},
-    start::{Begin, Begun, Refusal},
+    start::{Begin, Begun},
     state::{NEVER, Status, View},
     stats::Stats,
 };

@@ -17,9 +17,11 @@ use unlade_graph::driver::MountOf;
 use super::{
     Containers, Status,
     create::OTHER,
+    list::path_and_args,
     now,
     place::{Locked, Place, failed, make_dir},
     record::{Record, Run, text},
+    refusal::{Refusal, Wanted},
     root::clone_mount,
 };
 use crate::{
@@ -63,27 +65,6 @@ pub enum Begun {
     Already,
     /// It could not be started.
     Refused(Refusal),
-}
-
-/// Why a container could not be started.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// 125, 126 or 127.
-    pub exit_code: u8,
-    /// What the runtime said.
-    pub message: String,
-}
-
-impl Refusal {
-    /// As an error.
-    pub fn error(&self) -> Error {
-        let e = Error::new(Kind::Host, self.message.clone());
-        match self.exit_code {
-            127 => e.with_hint("is it in the image, and in its PATH?"),
-            126 => e.with_hint("it is there, but cannot be executed"),
-            _ => e.with_hint("UNLADE_LOG=debug tells more"),
-        }
-    }
 }
 
 /// What was set up for a start.
@@ -181,10 +162,16 @@ impl Containers<'_> {
         drop(ready);
         match outcome {
             Outcome::Started(started) => Ok(Begun::Running(started.connection)),
-            Outcome::Refused(refused) => Ok(Begun::Refused(Refusal {
-                exit_code: refused.exit_code,
-                message: refused.message,
-            })),
+            Outcome::Refused(refused) => {
+                let config = &record.request.config;
+                let (program, _) = path_and_args(config);
+                let wanted = Wanted {
+                    program: &program,
+                    dir: &config.working_dir,
+                };
+                let refusal = Refusal::new(refused.exit_code, &refused.message, wanted);
+                Ok(Begun::Refused(refusal))
+            }
         }
     }
 
@@ -388,14 +375,18 @@ fn bind_shm(pid: i32, at: &Path) -> Result<()> {
 
 /// Its control group as the spec has it; `None` for an ordinary user's, who may make none.
 pub(super) fn cgroup(request: &Request, id: &str) -> Option<String> {
+    cgroup_parent(request).map(|parent| format!("{parent}/{id}"))
+}
+
+/// The control group that its own is made in; ordinary users have none.
+pub(super) fn cgroup_parent(request: &Request) -> Option<String> {
     if crate::user::ordinary().is_some() {
         return None;
     }
-    let parent = match &*request.host_config.cgroup_parent {
-        "" => "unlade",
-        parent => parent.trim_matches('/'),
-    };
-    Some(format!("/{parent}/{id}"))
+    Some(match &*request.host_config.cgroup_parent {
+        "" => "/unlade".to_owned(),
+        parent => format!("/{}", parent.trim_matches('/')),
+    })
 }
 
 /// What the runtime can do, by its version.

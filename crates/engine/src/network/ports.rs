@@ -16,7 +16,8 @@ use crate::{
 /// Most ports that a container can publish: all of them, for each protocol.
 const MOST: usize = 3 * 65536;
 const HINT: &str = "write [address:][host port:]port[/tcp|udp|sctp], such as 8080:80, \
-                    127.0.0.1:8000-8010:80-90/udp or [::1]::80";
+                    127.0.0.1:8000-8010:80-90/udp or [::1]::80; or \
+                    published=8080,target=80[,protocol=udp]";
 
 /// A port that a container publishes, decided.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,11 +87,41 @@ fn key(text: &str) -> Result<(u16, String)> {
     parsed.ok_or_else(|| wrong(text, "it is no port of a container"))
 }
 
+/// One `-p` in its short form, of its long one: `published=8080,target=80,protocol=udp`.
+fn short(text: &str) -> Result<String> {
+    let (mut target, mut published, mut protocol) = ("", "", "tcp");
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("target", value)) => target = value,
+            Some(("published", value)) => published = value,
+            Some(("protocol", value)) => protocol = value,
+            // What swarms tell apart comes to the same on one machine.
+            Some(("mode", "host" | "ingress")) => {}
+            Some(("mode", mode)) => {
+                let m = format!("`{mode}` is no mode: there are host and ingress");
+                return Err(wrong(text, m));
+            }
+            Some((name, _)) => {
+                let m = format!("`{name}` is none of target, published, protocol and mode");
+                return Err(wrong(text, m));
+            }
+            None => return Err(wrong(text, format!("`{field}` is no NAME=VALUE"))),
+        }
+    }
+    if target.is_empty() {
+        return Err(wrong(text, "it names no target, the port of the container"));
+    }
+    Ok(format!("{published}:{target}/{protocol}"))
+}
+
 /// One `-p`: each port of the container with where it goes.
 ///
 /// # Errors
 /// [`Kind::BadInput`] if it is none.
 pub fn parse(text: &str) -> Result<Vec<(String, PortBinding)>> {
+    if text.contains('=') {
+        return parse(&short(text)?);
+    }
     let (rest, protocol) =
         protocol(text).ok_or_else(|| wrong(text, "the protocol is none of tcp, udp and sctp"))?;
     let (front, inside) = match rest.rsplit_once(':') {
@@ -271,6 +302,12 @@ mod tests {
             ("8000-8010:80", "80/tcp=:8000-8010"),
             ("90-91", "90/tcp=: 91/tcp=:"),
             ("1.2.3.4:7-8:7-8/udp", "7/udp=1.2.3.4:7 8/udp=1.2.3.4:8"),
+            ("target=80", "80/tcp=:"),
+            ("published=8080,target=80,mode=host", "80/tcp=:8080"),
+            (
+                "protocol=udp,target=7-8,published=9-10",
+                "7/udp=:9 8/udp=:10",
+            ),
         ] {
             assert_eq!(shown(text), want, "{text}");
         }
@@ -293,6 +330,13 @@ mod tests {
             "[1.2.3.4]:80:80",
             "80:80:80:80",
             "80\n",
+            "published=80",
+            "target=",
+            "target=80,",
+            "target=80,x=1",
+            "target=80,mode=x",
+            "target=80,protocol=x",
+            "target=80=81",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

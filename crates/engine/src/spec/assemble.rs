@@ -17,7 +17,7 @@ use super::{
     mounts,
     place::{CgroupNs, IdMapping, ImageSecurity, Ns, Placement},
     process::{self, Given},
-    request::Request,
+    request::{HostConfig, Request},
     resources, seccomp,
     security::{self, Options},
     sysctls,
@@ -252,20 +252,9 @@ fn linux(given: &Given<'_>, notes: &mut Notes) -> Result<Linux> {
     let h = &request.host_config;
     let in_user = host.in_user_namespace || !place.uid_mappings.is_empty();
     let sysctls = sysctls::assemble(request, place, in_user, notes)?;
-    let bare = h.privileged || options.system_paths;
-    let paths = |asked: &Option<Vec<String>>, default: Vec<&str>| -> Vec<String> {
-        match asked {
-            Some(list) => list.clone(),
-            None if bare => Vec::new(),
-            None => default.into_iter().map(str::to_owned).collect(),
-        }
-    };
-    let throttle = host.thermal_throttle.iter().map(String::as_str);
-    let masked = paths(
-        &h.masked_paths,
-        MASKED.into_iter().chain(throttle).collect(),
-    );
-    let read_only = paths(&h.readonly_paths, READ_ONLY.to_vec());
+    let bare = is_bare(h, options);
+    let masked = masked_paths(h, options, host);
+    let read_only = readonly_paths(h, options);
     let flag = if h.privileged {
         "--privileged"
     } else {
@@ -304,6 +293,34 @@ fn linux(given: &Given<'_>, notes: &mut Notes) -> Result<Linux> {
     notes.set("linux.uidMappings", Origin::User, "--userns");
     notes.set("linux.gidMappings", Origin::User, "--userns");
     Ok(linux)
+}
+
+/// Whether nothing of `/proc` and `/sys` is kept from it, unless it is asked for.
+fn is_bare(h: &HostConfig, options: &Options) -> bool {
+    h.privileged || options.system_paths
+}
+
+/// What a container must not see.
+pub(super) fn masked_paths(h: &HostConfig, options: &Options, host: &HostFacts) -> Vec<String> {
+    let throttle = host.thermal_throttle.iter().map(String::as_str);
+    match &h.masked_paths {
+        Some(list) => list.clone(),
+        None if is_bare(h, options) => Vec::new(),
+        None => MASKED
+            .into_iter()
+            .chain(throttle)
+            .map(str::to_owned)
+            .collect(),
+    }
+}
+
+/// What it must not change.
+pub(super) fn readonly_paths(h: &HostConfig, options: &Options) -> Vec<String> {
+    match &h.readonly_paths {
+        Some(list) => list.clone(),
+        None if is_bare(h, options) => Vec::new(),
+        None => READ_ONLY.map(str::to_owned).to_vec(),
+    }
 }
 
 fn mappings(list: &[IdMapping]) -> Result<Option<Vec<LinuxIdMapping>>> {
@@ -364,7 +381,7 @@ fn namespaces(given: &Given<'_>, notes: &mut Notes) -> Result<Vec<LinuxNamespace
             Ns::Host => {}
         }
     }
-    if cgroup_namespace(&h.cgroupns_mode, host, place)? {
+    if cgroup_namespace(&h.cgroupns_mode, host, place.cgroup)? {
         add(T::Cgroup, None)?;
         let asked = !h.cgroupns_mode.is_empty();
         let origin = if asked { Origin::User } else { Origin::Host };
@@ -385,8 +402,9 @@ fn namespaces(given: &Given<'_>, notes: &mut Notes) -> Result<Vec<LinuxNamespace
     Ok(out)
 }
 
-fn cgroup_namespace(asked: &str, host: &HostFacts, place: &Placement) -> Result<bool> {
-    match (asked, place.cgroup) {
+/// Whether it gets a namespace of control groups of its own.
+pub(super) fn cgroup_namespace(asked: &str, host: &HostFacts, place: CgroupNs) -> Result<bool> {
+    match (asked, place) {
         ("private", _) if host.cgroup_namespace => Ok(true),
         ("private", _) => {
             let m = "this kernel has no namespaces of control groups";

@@ -57,6 +57,30 @@ fn memory(h: &HostConfig) -> Result<()> {
     }
 }
 
+fn realtime(h: &HostConfig, host: &HostFacts) -> Result<()> {
+    let (period, runtime) = (h.cpu_realtime_period, h.cpu_realtime_runtime);
+    if period == 0 && runtime == 0 {
+        return Ok(());
+    }
+    if !host.realtime {
+        let m = "--cpu-rt-runtime: the control groups of this host give no real-time CPU time";
+        return Err(Error::new(Kind::Unsupported, m)
+            .with_hint("it takes those of v1, and a kernel with CONFIG_RT_GROUP_SCHED"));
+    }
+    if period < 0 || runtime < 0 {
+        let m = "real-time CPU time is negative";
+        return bad(m, "give microseconds, such as --cpu-rt-runtime 10000");
+    }
+    if period > 0 && runtime > period {
+        let m = "--cpu-rt-runtime is above --cpu-rt-period";
+        return bad(
+            m,
+            "it is the part of each period that the container may take",
+        );
+    }
+    Ok(())
+}
+
 fn cpu(h: &HostConfig, host: &HostFacts) -> Result<()> {
     if h.nano_cpus < 0 || h.cpu_shares < 0 {
         return bad("a limit of CPU is negative", "give a number such as 1.5");
@@ -84,6 +108,7 @@ fn cpu(h: &HostConfig, host: &HostFacts) -> Result<()> {
         let m = format!("a CPU quota of {} microseconds", h.cpu_quota);
         return bad(m, "the least is 1000");
     }
+    realtime(h, host)?;
     for (what, asked, there) in [
         ("CPUs", &h.cpuset_cpus, &host.cpus),
         ("memory nodes", &h.cpuset_mems, &host.mems),

@@ -18,6 +18,8 @@ use crate::sys;
 pub struct HostFacts {
     /// Its name.
     pub hostname: String,
+    /// Whether control groups can have real-time CPU time, which only those of v1 can.
+    pub realtime: bool,
     /// Major and minor version of the kernel.
     pub kernel: (u32, u32),
     /// Go's name of the architecture: `amd64`, `arm64`, …
@@ -100,7 +102,11 @@ impl HostFacts {
         let apparmor = line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y");
         let apparmor_loaded = apparmor.then(apparmor_loaded).flatten();
         let selinux = there("/sys/fs/selinux/enforce");
+        let realtime = !cgroup_v2
+            && controllers.contains("cpu")
+            && there("/sys/fs/cgroup/cpu/cpu.rt_runtime_us");
         Self {
+            realtime,
             hostname: uname.nodename().to_string_lossy().into_owned(),
             kernel: version(&release),
             arch: arch(&uname.machine().to_string_lossy()).to_owned(),

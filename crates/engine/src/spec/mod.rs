@@ -15,6 +15,7 @@ mod caps;
 pub mod cdi;
 mod check;
 pub mod devices;
+mod effective;
 pub mod explain;
 pub mod host;
 pub mod image;
@@ -34,6 +35,7 @@ pub mod user;
 pub use self::{
     assemble::{Assembled, assemble, hostname},
     check::check,
+    effective::effective,
     explain::{Field, Origin},
     host::HostFacts,
     image::ImageConfig,

@@ -10,7 +10,7 @@ use super::{
     host::HostFacts,
     image::ImageConfig,
     place::{Ns, Placement, Shm},
-    request::Request,
+    request::{HostConfig, Request},
     security::Options,
 };
 use crate::{
@@ -147,6 +147,14 @@ fn asked(mounts: &[Mount]) -> Result<Vec<(String, Mount)>> {
     Ok(out)
 }
 
+/// Bytes of `/dev/shm`.
+pub(super) fn shm_bytes(h: &HostConfig) -> i64 {
+    match h.shm_size {
+        0 => SHM_BYTES,
+        asked => asked,
+    }
+}
+
 /// The file systems that every container has.
 fn own(
     request: &Request,
@@ -173,12 +181,7 @@ fn own(
     if mapped && !host.in_user_namespace {
         pts.push("gid=5");
     }
-    let shm_bytes = if h.shm_size == 0 {
-        SHM_BYTES
-    } else {
-        h.shm_size
-    };
-    let size = format!("size={shm_bytes}");
+    let size = format!("size={}", shm_bytes(h));
     let sys_writable = h.privileged;
     let cgroup_writable = h.privileged || options.writable_cgroups;
     let sys_flags = ["nosuid", "noexec", "nodev", "ro"];

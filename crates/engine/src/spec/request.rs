@@ -179,6 +179,8 @@ pub struct HostConfig {
     pub uts_mode: String,
     /// `` or `host`.
     pub userns_mode: String,
+    /// `` or `default`: Windows has others.
+    pub isolation: String,
     /// Bytes of `/dev/shm`; 0 for 64 MiB.
     pub shm_size: i64,
     /// Kernel parameters.
@@ -202,6 +204,10 @@ pub struct HostConfig {
     pub cpu_period: i64,
     /// Microseconds of each period.
     pub cpu_quota: i64,
+    /// Microseconds of a period of real-time CPU time; 0 for the kernel's.
+    pub cpu_realtime_period: i64,
+    /// Microseconds of each such period; 0 for none.
+    pub cpu_realtime_runtime: i64,
     /// Which CPUs: `0-3,7`.
     pub cpuset_cpus: String,
     /// Which memory nodes.

@@ -36,6 +36,8 @@ struct Limits {
     shares: Option<u64>,
     quota: Option<i64>,
     period: Option<u64>,
+    realtime_runtime: Option<i64>,
+    realtime_period: Option<u64>,
     cpus: Option<String>,
     mems: Option<String>,
     pids: Option<i64>,
@@ -90,6 +92,8 @@ fn limits(h: &HostConfig, host: &HostFacts, warnings: &mut Vec<String>) -> Resul
         out.period = u64::try_from(h.cpu_period).ok().filter(|n| *n > 0);
         out.quota = Some(h.cpu_quota).filter(|n| *n != 0);
     }
+    out.realtime_runtime = Some(h.cpu_realtime_runtime).filter(|n| *n > 0);
+    out.realtime_period = u64::try_from(h.cpu_realtime_period).ok().filter(|n| *n > 0);
     let set = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
     if has("cpuset", "--cpuset-cpus", !h.cpuset_cpus.is_empty()) {
         out.cpus = set(&h.cpuset_cpus);
@@ -169,6 +173,8 @@ pub(super) fn assemble(
             },
             true,
         ),
+        ("cpu.realtimeRuntime", "--cpu-rt-runtime", true),
+        ("cpu.realtimePeriod", "--cpu-rt-period", true),
         ("cpu.cpus", "--cpuset-cpus", true),
         ("cpu.mems", "--cpuset-mems", true),
         ("pids.limit", "--pids-limit", true),
@@ -192,6 +198,8 @@ pub(super) fn assemble(
     cpu.set_shares(limits.shares)
         .set_quota(limits.quota)
         .set_period(limits.period)
+        .set_realtime_runtime(limits.realtime_runtime)
+        .set_realtime_period(limits.realtime_period)
         .set_cpus(limits.cpus)
         .set_mems(limits.mems);
     out.set_cpu(Some(cpu).filter(|c| *c != none));

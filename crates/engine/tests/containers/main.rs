@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod conventions;
 mod devices;
 mod explain;
 mod faults;

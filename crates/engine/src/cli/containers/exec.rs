@@ -13,7 +13,7 @@ use super::{
     terminal::{self, Keys},
 };
 use crate::{
-    cli::globals::Globals,
+    cli::{globals::Globals, say_hint},
     container::{ExecEnd, ExecRequest, ExecWays, Status},
     error::{Error, Kind, Result},
     shim::{self, Streams},
@@ -88,8 +88,7 @@ pub(super) fn exec(
         ));
     };
     if args.tty && args.interactive && !args.detach && !terminal::stdin_is() {
-        let m = "cannot attach stdin to a TTY-enabled container because stdin is not a terminal";
-        return Err(bad(m, "leave out -t, or run it from a terminal"));
+        return Err(terminal::none("leave out -t"));
     }
     let keys = Keys::parse(args.detach_keys.as_deref())?;
     let env = parse::env(&args.env_file, &args.env, &|name| std::env::var(name).ok())?;
@@ -121,9 +120,12 @@ pub(super) fn exec(
         ExecEnd::Exited(code) => Ok(code),
         ExecEnd::Detached => Ok(0),
         ExecEnd::Refused(refusal) => {
-            let mut e = refusal.error();
-            e = e.context("exec failed");
+            let e = refusal.error().context(format!("exec in {}", record.name));
             Ok(super::failed(&e, None, refusal.exit_code))
+        }
+        ExecEnd::Told(refusal) => {
+            say_hint(refusal.hint);
+            Ok(refusal.exit_code)
         }
         ExecEnd::Terminal(mut connection) => {
             signals.go(Goes::Ends);
@@ -199,8 +201,7 @@ pub(super) fn attach(
     let config = &record.request.config;
     let stdin = !args.no_stdin && config.open_stdin;
     if stdin && config.tty && !terminal::stdin_is() {
-        let m = "cannot attach stdin to a TTY-enabled container because stdin is not a terminal";
-        return Err(bad(m, "--no-stdin, or attach from a terminal"));
+        return Err(terminal::none("give --no-stdin"));
     }
     let run = containers.run_dir(&record.id)?;
     let streams = Streams {

@@ -51,8 +51,11 @@ pub(super) fn start(
     };
     if !args.attach && !args.interactive {
         each(&args.names, |name| {
-            match containers.start(&containers.find(name)?, &begin)? {
-                Begun::Refused(refusal) => Err(refusal.error()),
+            let record = containers.find(name)?;
+            match containers.start(&record, &begin)? {
+                Begun::Refused(refusal) => {
+                    Err(refusal.error().context(format!("start {}", record.name)))
+                }
                 Begun::Running(_) | Begun::Already => Ok(Some(name.to_owned())),
             }
         })?;
@@ -85,7 +88,11 @@ pub(super) fn start(
             crate::shim::attach(&containers.run_dir(&record.id)?, streams)?
         }
         Begun::Refused(refusal) => {
-            super::failed(&refusal.error(), None, 1);
+            super::failed(
+                &refusal.error().context(format!("start {}", record.name)),
+                None,
+                1,
+            );
             return Ok(1);
         }
     };
@@ -197,9 +204,18 @@ pub(in crate::cli) struct RmArgs {
     /// Its volumes without a name too.
     #[arg(short, long)]
     volumes: bool,
+
+    /// Docker's links between containers: refused, since none has a name that could be removed.
+    #[arg(short, long, hide = true)]
+    link: bool,
 }
 
 pub(super) fn rm(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
+    if args.link {
+        let m = "--link: containers have no links that could be removed one by one";
+        return Err(crate::error::Error::new(Kind::Unsupported, m)
+            .with_hint("leave it out to remove the container itself"));
+    }
     let engine = globals.engine(cancel)?;
     let containers = engine.containers()?;
     let removal = Removal {

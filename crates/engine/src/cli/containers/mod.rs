@@ -139,7 +139,8 @@ pub(super) fn main(globals: &Globals, verb: &Verb) -> u8 {
     };
     let (done, otherwise) = match verb {
         Verb::Run(a) => (run::run(globals, a, &cancel, &signals), ENGINE),
-        Verb::Create(a) => (run::create(globals, a, &cancel).map(|()| 0), 1),
+        Verb::Create(a) => (run::create(globals, a, &cancel), 1),
+        Verb::Update(a) => (update::update(globals, a, &cancel), 1),
         Verb::Exec(a) => (exec::exec(globals, a, &cancel, &signals), 1),
         Verb::Attach(a) => (exec::attach(globals, a, &cancel, &signals), 1),
         Verb::Start(a) => (lifecycle::start(globals, a, &cancel, &signals), 1),
@@ -158,16 +159,21 @@ fn quiet(globals: &Globals, verb: &Verb, cancel: &Cancel, signals: &Signals) -> 
         Verb::Pause(a) => lifecycle::pause(globals, a, cancel),
         Verb::Unpause(a) => lifecycle::unpause(globals, a, cancel),
         Verb::Rename(a) => lifecycle::rename(globals, a, cancel),
-        Verb::Update(a) => update::update(globals, a, cancel),
         Verb::Ps(a) => ps::ps(globals, a, cancel),
         Verb::Port(a) => port::port(globals, a, cancel),
         Verb::Logs(a) => logs::logs(globals, a, cancel, signals),
         Verb::Top(a) => stats::top(globals, a, cancel),
         Verb::Stats(a) => stats::stats(globals, a, cancel, signals),
         Verb::Cleanup(a) => lifecycle::cleanup(globals, a, cancel),
-        Verb::Run(_) | Verb::Create(_) | Verb::Exec(_) | Verb::Attach(_) | Verb::Start(_) => Err(
-            Error::new(Kind::Bug, "a command was given to the wrong hands"),
-        ),
+        Verb::Run(_)
+        | Verb::Create(_)
+        | Verb::Update(_)
+        | Verb::Exec(_)
+        | Verb::Attach(_)
+        | Verb::Start(_) => Err(Error::new(
+            Kind::Bug,
+            "a command was given to the wrong hands",
+        )),
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
 };
 
 const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "label", "label!", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "label!", "name",
+    "network", "publish", "since", "status", "volume",
 ];
 
 #[derive(Debug, Args)]
@@ -23,8 +23,8 @@ pub(in crate::cli) struct PsArgs {
     #[arg(short, long)]
     all: bool,
 
-    /// Only containers that KEY=VALUE fits: ancestor, before, exited, expose, health, id, label,
-    /// name, network, publish, since, status, volume.
+    /// Only containers that KEY=VALUE fits: ancestor, before, exited, expose, health, id, is-task,
+    /// label, name, network, publish, since, status, volume.
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
 
@@ -58,6 +58,7 @@ struct Wanted {
     filters: Filters,
     before: Option<i64>,
     since: Option<i64>,
+    of_tasks: bool,
     ancestors: Vec<unlade_unpack::Digest>,
 }
 
@@ -93,6 +94,8 @@ impl Wanted {
                 .map(|text| Ok(containers.find(text)?.created))
                 .transpose()
         };
+        // There is no swarm, and so no container is a task of one.
+        let of_tasks = filters.flag("is-task")? == Some(true);
         let mut ancestors = Vec::new();
         for image in filters.get("ancestor") {
             match engine.store().resolve(image) {
@@ -104,6 +107,7 @@ impl Wanted {
         let (before, since) = (created("before")?, created("since")?);
         Ok(Self {
             filters,
+            of_tasks,
             before,
             since,
             ancestors,
@@ -112,7 +116,8 @@ impl Wanted {
 
     fn fits(&self, containers: &Containers<'_>, listed: &Listed) -> Result<bool> {
         let Listed { record, view } = listed;
-        let quick = self.filters.any("id", |id| record.id.starts_with(id))
+        let quick = !self.of_tasks
+            && self.filters.any("id", |id| record.id.starts_with(id))
             && self
                 .filters
                 .any("name", |name| names_fit(name, &record.name))

@@ -63,18 +63,20 @@ pub(in crate::cli) struct CreateArgs {
     words: Words,
 }
 
-pub(super) fn create(globals: &Globals, args: &CreateArgs, cancel: &Cancel) -> Result<()> {
+pub(super) fn create(globals: &Globals, args: &CreateArgs, cancel: &Cancel) -> Result<u8> {
     let (flags, words) = (&args.flags, &args.words);
-    let request = request(flags, words.image(), words.command(), &environment)?;
-    check_pull(flags)?;
+    let request = match asked(flags, words) {
+        Ok(request) => request,
+        Err(e) => return Ok(super::failed(&e, None, ENGINE)),
+    };
     let engine = globals.engine(cancel)?;
     let file = Cidfile::claim(flags.cidfile.as_deref())?;
     let containers = engine.containers()?;
     if args.explain {
         let image = image(&engine, flags, words.image(), cancel)?;
-        return out::text(&super::inspect::explained(
-            &engine.explain(&image, request)?,
-        )?);
+        let fields = engine.explain(&image, request)?;
+        out::text(&super::inspect::explained(&fields)?)?;
+        return Ok(0);
     }
     let made = make(
         &engine,
@@ -87,7 +89,16 @@ pub(super) fn create(globals: &Globals, args: &CreateArgs, cancel: &Cancel) -> R
     )?;
     containers.keep(&made.record)?;
     file.write(&made.record.id)?;
-    out::line(&made.record.id)
+    out::line(&made.record.id)?;
+    Ok(0)
+}
+
+/// What the flags ask for.
+fn asked(flags: &Flags, words: &Words) -> Result<Request> {
+    let request = request(flags, words.image(), words.command(), &environment)?;
+    check_pull(flags)?;
+    flags.trust.check()?;
+    Ok(request)
 }
 
 pub(super) fn run(
@@ -97,8 +108,7 @@ pub(super) fn run(
     signals: &Signals,
 ) -> Result<u8> {
     let (flags, words) = (&args.flags, &args.words);
-    let mut request = request(flags, words.image(), words.command(), &environment)?;
-    check_pull(flags)?;
+    let mut request = asked(flags, words)?;
     let keys = Keys::parse(args.detach_keys.as_deref())?;
     if args.detach {
         if !flags.attach.is_empty() {
@@ -113,8 +123,8 @@ pub(super) fn run(
         ) = (false, false, false);
         config.stdin_once = false;
     } else if request.config.attach_stdin && request.config.tty && !terminal::stdin_is() {
-        let m = "cannot attach stdin to a TTY-enabled container because stdin is not a terminal";
-        return Err(bad(m, "leave out -t, or run it from a terminal"));
+        // Docker's code for this is not the one for what else fails before anything runs.
+        return Ok(super::failed(&terminal::none("leave out -t"), None, 1));
     }
     if request.config.tty {
         let size = terminal::size();
@@ -164,7 +174,7 @@ pub(super) fn run(
         Ok(Begun::Running(connection)) => connection,
         Ok(Begun::Already) => return Err(Error::new(Kind::Bug, "a new container ran already")),
         Ok(Begun::Refused(refusal)) => {
-            let e = refusal.error();
+            let e = refusal.error().context(format!("start {}", record.name));
             super::failed(&e, None, ENGINE);
             gone_if_rm(&containers, &record);
             return Ok(refusal.exit_code);
@@ -248,6 +258,9 @@ fn make(
     cancel: &Cancel,
     transient: bool,
 ) -> Result<Made> {
+    if flags.resources.kernel_memory.is_some() {
+        say("warning: --kernel-memory is deprecated and passed over: kernels no longer limit it");
+    }
     let image = image(engine, flags, name, cancel)?;
     let made = engine.create(containers, &image, request, flags.name.clone(), transient)?;
     for warning in &made.warnings {

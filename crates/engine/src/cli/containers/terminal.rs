@@ -20,6 +20,14 @@ pub(super) fn stdin_is() -> bool {
     isatty(io::stdin())
 }
 
+/// What is said where `-t` and `-i` are given without one.
+pub(super) fn none(instead: &str) -> Error {
+    bad(
+        "the input device is not a TTY",
+        &format!("{instead}, or do it from a terminal"),
+    )
+}
+
 /// The size of the terminal; zeroes where there is none.
 pub(super) fn size() -> Size {
     match tcgetwinsize(io::stdout()).or_else(|_| tcgetwinsize(io::stdin())) {

@@ -146,8 +146,11 @@ impl UpdateArgs {
     }
 }
 
-pub(super) fn update(globals: &Globals, args: &UpdateArgs, cancel: &Cancel) -> Result<()> {
-    let change = args.change()?;
+pub(super) fn update(globals: &Globals, args: &UpdateArgs, cancel: &Cancel) -> Result<u8> {
+    let change = match args.change() {
+        Ok(change) => change,
+        Err(e) => return Ok(super::failed(&e, None, super::ENGINE)),
+    };
     if args.is_empty(&change) {
         let m = "you must provide one or more flags when using this command";
         return Err(bad(m, "`unlade update --help` lists them"));
@@ -161,5 +164,6 @@ pub(super) fn update(globals: &Globals, args: &UpdateArgs, cancel: &Cancel) -> R
             say(&format!("warning: {warning}"));
         }
         Ok(Some(name.to_owned()))
-    })
+    })?;
+    Ok(0)
 }

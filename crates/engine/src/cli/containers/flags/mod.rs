@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 pub(super) use self::{network::NetworkFlags, resources::ResourceFlags, security::SecurityFlags};
-use crate::image::Platform;
+use crate::{cli::trust::Trust, image::Platform};
 
 /// What a container is to be, by docker's flags.
 #[derive(Debug, Args)]
@@ -33,6 +33,9 @@ pub(super) struct Flags {
     /// Say nothing while the image is pulled.
     #[arg(short, long)]
     pub(super) quiet: bool,
+
+    #[command(flatten)]
+    pub(super) trust: Trust,
 
     /// Write the container's id to a file, which must not exist.
     #[arg(long, value_name = "FILE")]

@@ -46,7 +46,8 @@ pub(in crate::cli::containers) struct NetworkFlags {
     )]
     pub(in crate::cli::containers) mac_address: String,
 
-    /// Publish a port: [[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL], or ranges.
+    /// Publish a port: [[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL], or ranges; or
+    /// published=…,target=…[,protocol=…].
     #[arg(short, long, value_name = "PORT")]
     pub(in crate::cli::containers) publish: Vec<String>,
 

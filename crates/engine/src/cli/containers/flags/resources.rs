@@ -69,6 +69,24 @@ pub(in crate::cli::containers) struct ResourceFlags {
     )]
     pub(in crate::cli::containers) cpu_quota: i64,
 
+    /// Period of real-time CPU time, in microseconds; the kernel's is a second.
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(in crate::cli::containers) cpu_rt_period: i64,
+
+    /// Real-time CPU time in each such period, in microseconds. It needs control groups of v1.
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(in crate::cli::containers) cpu_rt_runtime: i64,
+
     /// CPUs that it may run on: 0-3,7.
     #[arg(
         long,
@@ -110,6 +128,10 @@ pub(in crate::cli::containers) struct ResourceFlags {
     /// Writes to a disk each second: PATH:NUMBER.
     #[arg(long, value_name = "DEVICE")]
     pub(in crate::cli::containers) device_write_iops: Vec<String>,
+
+    /// Memory of the kernel: passed over with a warning, since kernels no longer limit it.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    pub(in crate::cli::containers) kernel_memory: Option<String>,
 
     /// Most processes; -1 for no limit.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

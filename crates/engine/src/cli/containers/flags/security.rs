@@ -72,6 +72,15 @@ pub(in crate::cli::containers) struct SecurityFlags {
     )]
     pub(in crate::cli::containers) userns: String,
 
+    /// How it is kept apart; on Linux there is only default.
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(in crate::cli::containers) isolation: String,
+
     /// Namespace of control groups: host or private.
     #[arg(
         long,

@@ -235,6 +235,9 @@ fn resources(host: &mut HostConfig, flags: &ResourceFlags) -> Result<()> {
     host.cpu_shares = flags.cpu_shares;
     host.cpu_period = flags.cpu_period;
     host.cpu_quota = flags.cpu_quota;
+    host.cpu_realtime_period = flags.cpu_rt_period;
+    host.cpu_realtime_runtime = flags.cpu_rt_runtime;
+    bytes(&flags.kernel_memory)?;
     host.cpuset_cpus.clone_from(&flags.cpuset_cpus);
     host.cpuset_mems.clone_from(&flags.cpuset_mems);
     host.blkio_weight = flags.blkio_weight;
@@ -331,6 +334,13 @@ fn security(host: &mut HostConfig, flags: &SecurityFlags) -> Result<()> {
         &flags.ipc,
         &["private", "shareable", "none", "host", "container:"],
     )?;
+    if !["", "default"].contains(&&*flags.isolation) {
+        let m = format!(
+            "invalid isolation: \"{}\" - linux only supports 'default'",
+            show(&flags.isolation)
+        );
+        return Err(bad(m, "leave out --isolation"));
+    }
     if !["", "narrow", "replace", "ignore"].contains(&&*flags.image_security) {
         let m = format!(
             "--image-security: invalid value {}",
@@ -347,6 +357,7 @@ fn security(host: &mut HostConfig, flags: &SecurityFlags) -> Result<()> {
     host.ipc_mode.clone_from(&flags.ipc);
     host.uts_mode.clone_from(&flags.uts);
     host.userns_mode.clone_from(&flags.userns);
+    host.isolation.clone_from(&flags.isolation);
     host.cgroupns_mode.clone_from(&flags.cgroupns);
     for text in &flags.security_opt {
         security_option(host, text)?;
