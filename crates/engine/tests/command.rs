@@ -147,6 +147,11 @@ fn exit_codes() {
         (&["stop", "-t", "x", "y"], 125),
         (&["ps", "--no-trunc=x"], 125),
         (&["ps", "-f"], 125),
+        (&["ps", "-f", "x"], 125),
+        (&["volume", "prune", "--filter", "x"], 125),
+        (&["create", "--cpus=x", "y"], 125),
+        (&["update", "-m", "x", "y"], 125),
+        (&["pull", "--disable-content-trust=x", "y"], 125),
         (&["create", "--explain=x", "y"], 125),
         (&["run"], 1),
         (&["stop"], 1),
@@ -301,6 +306,20 @@ fn templates_do_not_pass_over_what_is_not_there() {
             "{said}"
         );
     }
+    let facts = run(&[
+        "info",
+        "-f",
+        "{{.OSType}} {{.Swarm.LocalNodeState}} {{.MemTotal}} {{json .SecurityOptions}}",
+    ]);
+    let (facts, said) = (text(&facts.stdout), text(&facts.stderr));
+    assert!(facts.starts_with("linux inactive "), "{facts}{said}");
+    assert!(
+        facts.contains("\"name=seccomp,profile=builtin\""),
+        "{facts}"
+    );
+    let memory = fs::read_to_string("/proc/meminfo").unwrap();
+    let kib: u64 = memory.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(facts.contains(&format!(" {} ", kib * 1024)), "{facts}");
     // Labels are a map: what is not in it is no mistake.
     let out = run(&["network", "inspect", "-f", "{{.Labels.nosuch}}", "bridge"]);
     assert_eq!(text(&out.stdout), "<no value>\n", "{}", text(&out.stderr));

@@ -47,7 +47,7 @@ pub(super) struct ImagesArgs {
     digests: bool,
 
     /// Only images that KEY=VALUE fits: before, dangling, label, reference, since, until.
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// table, `table TEMPLATE`, json, or a template such as {{.ID}}.
@@ -317,7 +317,7 @@ pub(super) struct PruneArgs {
     all: bool,
 
     /// Only images that KEY=VALUE fits: label, label!, until.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// Do not ask.

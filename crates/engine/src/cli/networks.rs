@@ -156,7 +156,7 @@ const LIST: Columns = Columns {
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
     /// Only networks that KEY=VALUE fits: dangling, driver, id, label, name, scope, type.
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// table, `table TEMPLATE`, json, or a template such as {{.ID}}.
@@ -425,7 +425,7 @@ fn remove(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
     /// Only networks that KEY=VALUE fits: label, label!, until.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// Do not ask.

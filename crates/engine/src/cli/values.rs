@@ -18,6 +18,15 @@ pub(super) fn source() -> ValueParser {
     ValueParser::new(OsStringValueParser::new().try_map(parse))
 }
 
+/// A filter, by its form alone: which there are is the command's business.
+pub(super) fn filter(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('=') {
+        Ok(text.to_owned())
+    } else {
+        Err("bad format of filter (expected name=value)".to_owned())
+    }
+}
+
 /// Bytes: `4096`, `64k`, `16MiB`, `1G`. `KB`, `MB`, `GB` and `TB` are powers of 1000, all else
 /// powers of 1024.
 pub(super) fn size(text: &str) -> Result<u64, String> {

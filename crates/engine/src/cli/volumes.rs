@@ -108,7 +108,7 @@ pub(super) const LIST: Columns = Columns {
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
     /// Only volumes that KEY=VALUE fits: dangling, driver, label, name.
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// table, `table TEMPLATE`, json, or a template such as {{.Name}}.
@@ -254,7 +254,7 @@ pub(super) struct PruneArgs {
     all: bool,
 
     /// Only volumes that KEY=VALUE fits: all, label, label!.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// Do not ask.

@@ -28,12 +28,13 @@ mod rename;
 mod root;
 mod start;
 mod state;
-mod stats;
+pub(crate) mod stats;
 
 use std::{path::PathBuf, sync::OnceLock};
 
 use unlade_graph::driver::{Driver, SnapshotId};
 
+pub(crate) use self::create::DEFAULT_LOG;
 use self::place::{Locked, Place};
 pub use self::{
     control::{Ended, Stopping},

@@ -163,7 +163,8 @@ fn second(group: &Cgroup) -> Stats {
     }
 }
 
-fn machine_memory() -> u64 {
+/// Bytes of memory that this machine has.
+pub(crate) fn machine_memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
     let kib = line

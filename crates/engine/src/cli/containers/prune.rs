@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PruneArgs {
     /// Only containers that KEY=VALUE fits: label, label!, until.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// Do not ask.

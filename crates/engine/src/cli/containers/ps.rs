@@ -25,7 +25,7 @@ pub(in crate::cli) struct PsArgs {
 
     /// Only containers that KEY=VALUE fits: ancestor, before, exited, expose, health, id, is-task,
     /// label, name, network, publish, since, status, volume.
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// table, `table TEMPLATE`, json, or a template such as {{.Names}}.

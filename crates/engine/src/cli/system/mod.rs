@@ -1,113 +1,24 @@
-//! `unlade info` and `unlade system`.
+//! `unlade system`.
 
 mod check;
 mod df;
+mod info;
 mod prune;
 
 use clap::Args;
-use serde_json::json;
 use unlade_unpack::Cancel;
 
 pub(super) use self::{
     check::{CheckArgs, check},
     df::{DfArgs, df},
+    info::{InfoArgs, info},
     prune::{PruneArgs, prune},
 };
-use super::{containers, globals::Globals, human, out, template::Template, unit::unit, version};
+use super::{containers, globals::Globals, out, unit::unit};
 use crate::{
     container::Begin,
     error::{Error, Result},
-    image::Platform,
-    runtime::cgroup,
 };
-
-#[derive(Debug, Args)]
-pub(super) struct InfoArgs {
-    /// json, or a template such as {{.Driver}}.
-    #[arg(short, long, value_name = "FORMAT")]
-    format: Option<String>,
-}
-
-pub(super) fn info(globals: &Globals, args: &InfoArgs, cancel: &Cancel) -> Result<()> {
-    let info = globals.engine(cancel)?.info()?;
-    let mounts: Vec<_> = info
-        .mounts
-        .iter()
-        .map(|(at, id)| json!({ "Path": at.display().to_string(), "Image": id.to_string() }))
-        .collect();
-    let counts = info.containers;
-    let (uname, platform) = (rustix::system::uname(), Platform::host());
-    let (os, ..) = platform.parts();
-    let document = json!({
-        "ServerVersion": env!("CARGO_PKG_VERSION"),
-        "Driver": info.driver,
-        "DriverNotes": info.driver_notes,
-        "DriverReasons": info.reasons,
-        "Root": info.root.display().to_string(),
-        "ConfigFile": info.config_file.as_ref().map(|f| f.display().to_string()),
-        "Durability": info.durability,
-        "KeepBlobs": info.keep_blobs,
-        "Rootless": !info.rootless.is_empty(),
-        "RootlessNotes": info.rootless,
-        "Containers": counts.running + counts.paused + counts.stopped,
-        "ContainersRunning": counts.running,
-        "ContainersPaused": counts.paused,
-        "ContainersStopped": counts.stopped,
-        "Images": info.images,
-        "Mounts": mounts,
-        // As docker calls them.
-        "DockerRootDir": info.root.display().to_string(),
-        "Name": uname.nodename().to_string_lossy(),
-        "OSType": os,
-        "Architecture": uname.machine().to_string_lossy(),
-        "KernelVersion": version::kernel(),
-        "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
-        "CgroupDriver": "cgroupfs",
-        "CgroupVersion": if cgroup::v2() { "2" } else { "1" },
-        "LoggingDriver": "json-file",
-    });
-    match args.format.as_deref() {
-        None => {}
-        Some("json") => return out::line(&document.to_string()),
-        Some(text) => return out::line(&Template::parse(text)?.render_value(&document.into())?),
-    }
-    let mut text = format!(
-        "Version: {}\nRoot: {}\nConfig file: {}\nContainers: {}\n Running: {}\n \
-         Paused: {}\n Stopped: {}\nImages: {}\nGraph driver: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        info.root.display(),
-        info.config_file
-            .map_or("none".to_owned(), |f| f.display().to_string()),
-        counts.running + counts.paused + counts.stopped,
-        counts.running,
-        counts.paused,
-        counts.stopped,
-        info.images,
-        info.driver,
-    );
-    for line in info.driver_notes.iter().chain(&info.reasons) {
-        text.push_str(&format!("  {line}\n"));
-    }
-    text.push_str(&format!(
-        "Durability: {}\nKeep blobs: {}\n",
-        info.durability, info.keep_blobs
-    ));
-    if !info.rootless.is_empty() {
-        text.push_str("Rootless: yes\n");
-    }
-    for line in &info.rootless {
-        text.push_str(&format!("  {line}\n"));
-    }
-    for (at, id) in &info.mounts {
-        let id = id.to_string();
-        text.push_str(&format!(
-            "Mounted: {} at {}\n",
-            human::short_id(&id),
-            at.display()
-        ));
-    }
-    out::text(&text)
-}
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -26,7 +26,7 @@ pub(in crate::cli) struct PruneArgs {
     volumes: bool,
 
     /// Only what KEY=VALUE fits: label, label!, until.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// Do not ask.
