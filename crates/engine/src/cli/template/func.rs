@@ -341,7 +341,7 @@ fn eq(args: &[Value]) -> Result<bool, String> {
     let is_basic = |v: &Value| {
         matches!(
             v,
-            Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Str(_)
+            Value::Bool(_) | Value::Int(_) | Value::Large(_) | Value::Float(_) | Value::Str(_)
         )
     };
     let is_nil = |v: &Value| matches!(v, Value::Nil | Value::Missing);
@@ -360,6 +360,8 @@ fn eq(args: &[Value]) -> Result<bool, String> {
             (Value::Empty, v) | (v, Value::Empty) => !v.truth(),
             (Value::Bool(a), Value::Bool(b)) => a == b,
             (Value::Int(a), Value::Int(b)) => a == b,
+            (Value::Large(a), Value::Large(b)) => a == b,
+            (Value::Int(_), Value::Large(_)) | (Value::Large(_), Value::Int(_)) => false,
             (Value::Float(a), Value::Float(b)) => a == b,
             (Value::Str(a), Value::Str(b)) => a == b,
             (a, b) if is_nil(a) || is_nil(b) => is_nil(a) && is_nil(b),
@@ -375,6 +377,9 @@ fn eq(args: &[Value]) -> Result<bool, String> {
 fn order(args: &[Value]) -> Result<Ordering, String> {
     match args {
         [Value::Int(a), Value::Int(b)] => Ok(a.cmp(b)),
+        [Value::Large(a), Value::Large(b)] => Ok(a.cmp(b)),
+        [Value::Int(_), Value::Large(_)] => Ok(Ordering::Less),
+        [Value::Large(_), Value::Int(_)] => Ok(Ordering::Greater),
         [Value::Float(a), Value::Float(b)] => {
             a.partial_cmp(b).ok_or_else(|| INCOMPATIBLE.to_owned())
         }

@@ -220,6 +220,7 @@ fn one(out: &mut String, arg: &Value, verb: char, spec: Spec, top: bool) {
         ),
         (Value::Bool(b), 't' | 'v') => pad(out, if *b { "true" } else { "false" }, spec),
         (Value::Int(n), _) => int(out, *n, verb, spec, arg),
+        (Value::Large(n), 'v' | 'd') => pad(out, &n.to_string(), spec),
         (Value::Float(n), _) => float_verb(out, *n, verb, spec, arg),
         (Value::Str(s), _) => text(out, s, verb, spec, arg),
         (Value::Empty, 'v' | 's') => pad(out, "", spec),

@@ -137,7 +137,7 @@ impl SerializeMap for Fields {
 }
 
 fn unsigned(n: u64) -> Value {
-    i64::try_from(n).map_or(Value::Float(n as f64), Value::Int)
+    i64::try_from(n).map_or(Value::Large(n), Value::Int)
 }
 
 impl ser::Serializer for ToValue {

@@ -113,6 +113,32 @@ fn own_words() {
 }
 
 #[test]
+fn integers_of_all_sizes() {
+    let document = serde_json::json!({ "N": u64::MAX, "M": i64::MIN });
+    let of_json = |t: &str| {
+        let data = document.clone().into();
+        Template::parse(t).unwrap().render_value(&data).unwrap()
+    };
+    let of_serde = |t: &str| Template::parse(t).unwrap().render(&document).unwrap();
+    for show in [&of_json as &dyn Fn(&str) -> String, &of_serde] {
+        assert_eq!(
+            show("{{.N}} {{.M}}"),
+            "18446744073709551615 -9223372036854775808"
+        );
+        let whole = r#"{"M":-9223372036854775808,"N":18446744073709551615}"#;
+        assert_eq!(show("{{json .}}"), whole);
+        assert_eq!(
+            show(r#"{{printf "%22d|%v" .N .N}}"#),
+            "  18446744073709551615|18446744073709551615"
+        );
+        assert_eq!(
+            show("{{gt .N .M}} {{lt .N 1}} {{eq .N .N}} {{eq .N 1}}"),
+            "true false true false"
+        );
+    }
+}
+
+#[test]
 fn anything_that_serde_can_write() {
     #[derive(serde::Serialize)]
     struct Row {

@@ -17,6 +17,8 @@ pub(crate) enum Value {
     Bool(bool),
     /// An integer.
     Int(i64),
+    /// An integer that is too large for that.
+    Large(u64),
     /// A number that is no integer.
     Float(f64),
     /// Text.
@@ -117,6 +119,7 @@ impl Value {
             Self::Missing | Self::Nil | Self::Empty | Self::NilList | Self::NilMap => false,
             Self::Bool(b) => *b,
             Self::Int(n) => *n != 0,
+            Self::Large(_) => true,
             Self::Float(n) => *n != 0.0,
             Self::Str(s) => !s.is_empty(),
             Self::List(l) => !l.is_empty(),
@@ -131,6 +134,7 @@ impl Value {
             Self::Missing | Self::Nil | Self::Empty => "nil",
             Self::Bool(_) => "bool",
             Self::Int(_) => "int",
+            Self::Large(_) => "uint64",
             Self::Float(_) => "float64",
             Self::Str(_) => "string",
             Self::List(_) | Self::NilList => "[]interface {}",
@@ -189,7 +193,10 @@ impl From<serde_json::Value> for Value {
             Json::Bool(b) => Self::Bool(b),
             Json::Number(n) => match n.as_i64() {
                 Some(n) => Self::Int(n),
-                None => Self::Float(n.as_f64().unwrap_or(f64::MAX)),
+                None => match n.as_u64() {
+                    Some(n) => Self::Large(n),
+                    None => Self::Float(n.as_f64().unwrap_or(f64::MAX)),
+                },
             },
             Json::String(s) => Self::text(s),
             Json::Array(all) => Self::List(all.into_iter().map(Self::from).collect()),
@@ -212,6 +219,7 @@ impl Serialize for Value {
             | Self::Method(_) => s.serialize_unit(),
             Self::Bool(b) => s.serialize_bool(*b),
             Self::Int(n) => s.serialize_i64(*n),
+            Self::Large(n) => s.serialize_u64(*n),
             Self::Float(n) => s.serialize_f64(*n),
             Self::Str(text) => s.serialize_str(text),
             Self::List(list) => s.collect_seq(list.iter()),
@@ -238,6 +246,7 @@ impl fmt::Display for Value {
             Self::Empty | Self::Method(_) => Ok(()),
             Self::Bool(b) => write!(f, "{b}"),
             Self::Int(n) => write!(f, "{n}"),
+            Self::Large(n) => write!(f, "{n}"),
             Self::Float(n) => f.write_str(&super::printf::float(*n)),
             Self::Str(s) => f.write_str(s),
             Self::NilList => f.write_str("[]"),
