@@ -71,7 +71,7 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
 
-    /// An option: type=none, o=bind and device=/DIRECTORY for a directory of the host.
+    /// An option: type=TYPE, device=DEVICE and o=OPTIONS, as of mount(8); o=bind for a directory.
     #[arg(short, long, value_name = "KEY=VALUE")]
     opt: Vec<String>,
 }

@@ -45,15 +45,16 @@ impl Containers<'_> {
                 tracing::warn!(error = %e, id = record.id, "what a run has left stays");
             }
         }
-        self.networks.sweep(&|id| {
+        let live = |id: &str| {
             if !self.store.container_exists(id)? {
                 return Ok(false);
             }
             // One that is being started holds its lock, and has no shim yet.
             let busy = self.place(id)?.lock_now()?.is_none();
             Ok(busy || self.seen(id)?.is_some_and(|s| s.shim || s.init))
-        })?;
-        self.volumes.sweep()?;
+        };
+        self.networks.sweep(&live)?;
+        self.volumes.sweep(&live)?;
         self.stray_runs(&records)
     }
 
@@ -161,6 +162,7 @@ impl Containers<'_> {
             };
             self.store.set_container_run(&record.id, &text(&run)?)?;
         }
+        self.volumes.take_away(&record.id)?;
         place.remove_run()
     }
 

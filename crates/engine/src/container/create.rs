@@ -15,7 +15,7 @@ use crate::{
     runtime::cgroup::Cgroup,
     spec::{self, ImageConfig, request::Request},
     store::{Image, NewContainer, Stage},
-    volume::Planned,
+    volume::{Planned, What},
 };
 
 /// The prefix of modes that name another container.
@@ -173,10 +173,40 @@ impl Containers<'_> {
             .map(|(mode, mounts)| (&**mode, mounts.clone()))
             .collect();
         record.facts.mounts = self.volumes.plan(&record.id, &record.request, &others)?;
+        for mount in &mut record.facts.mounts {
+            if mount.what == What::Image {
+                self.keep_image(&record.id, mount)?;
+            }
+        }
         if !record.facts.mounts.is_empty() {
             self.store
                 .set_container_facts(&record.id, &text(&record.facts)?)?;
         }
+        Ok(())
+    }
+
+    /// Keeps the image of a mount for as long as the container is there, and notes its layers: it
+    /// is mounted also after it is no longer listed.
+    fn keep_image(&self, id: &str, mount: &mut Planned) -> Result<()> {
+        let image = match self.store.resolve(&mount.source) {
+            // Of another container, whose image is no longer listed.
+            Err(e) if !mount.layers.is_empty() && e.kind() == Kind::NotFound => {
+                return Err(e.context(format!("image mount {}", mount.target)));
+            }
+            Err(e) if e.kind() == Kind::NotFound => {
+                let hint = format!("`unlade pull {}`", show(&mount.source));
+                return Err(e.with_hint(hint));
+            }
+            found => found?,
+        };
+        self.store.pin_for_container(id, &image.id)?;
+        mount.layers = self
+            .store
+            .image_layers(&image)?
+            .into_iter()
+            .map(|l| l.layer)
+            .collect();
+        mount.source = image.id.to_string();
         Ok(())
     }
 

@@ -88,6 +88,7 @@ impl Containers<'_> {
             self.store.set_container_run(&record.id, &text(&run)?)?;
             self.store.copy_container(&record.id);
         }
+        self.volumes.take_away(&record.id)?;
         place.remove_run()
     }
 
@@ -130,6 +131,7 @@ impl Containers<'_> {
         let place = self.place(&record.id)?;
         self.stop_remains(record, &place)?;
         self.networks.detach(&record.id)?;
+        self.volumes.take_away(&record.id)?;
         let volumes = self.volumes.release(&record.id, anonymous)?;
         place.remove_log()?;
         let snapshot = Self::snapshot(&record.id)?;

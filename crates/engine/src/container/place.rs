@@ -24,7 +24,10 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::names;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    volume::is_mount,
+};
 
 /// The directories of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,12 +220,6 @@ pub(super) fn delete(path: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
         _ => Ok(()),
     }
-}
-
-fn is_mount(path: &Path) -> bool {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
-        .is_ok_and(|st| st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 pub(super) fn failed(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {

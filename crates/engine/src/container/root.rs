@@ -200,9 +200,9 @@ impl Containers<'_> {
         // What is in an image where a volume comes is copied into that first, as a start would.
         let facts = RuntimeFacts::default();
         let mounts = &record.facts.mounts;
-        let resolved = self
-            .volumes
-            .resolve(&record.id, mounts, dir.as_fd(), &facts)?;
+        let resolved =
+            self.volumes
+                .resolve(&record.id, mounts, dir.as_fd(), &facts, &self.layers())?;
         drop(dir);
         let at = place.run.join("rootfs");
         make_dir(&at)?;

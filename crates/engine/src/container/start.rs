@@ -12,7 +12,7 @@ use rustix::{
     fs::{AtFlags, FileType, statat},
     io::Errno,
 };
-use unlade_graph::driver::MountOf;
+use unlade_graph::driver::{LayerId, MountOf};
 
 use super::{
     Containers, Status,
@@ -159,9 +159,12 @@ impl Containers<'_> {
             self.tell("attach", record, &[]);
         }
         let outcome = shim.start(&launch, &fds)?;
-        drop(ready);
         match outcome {
-            Outcome::Started(started) => Ok(Begun::Running(started.connection)),
+            Outcome::Started(started) => {
+                // Until the end of its run, restarts included.
+                ready.resolved.staged.keep();
+                Ok(Begun::Running(started.connection))
+            }
             Outcome::Refused(refused) => {
                 let config = &record.request.config;
                 let (program, _) = path_and_args(config);
@@ -199,9 +202,9 @@ impl Containers<'_> {
             let user = &request.config.user;
             let user = spec::user::resolve(rootfs.as_fd(), user, &request.host_config.group_add)?;
             let mounts = &record.facts.mounts;
-            let resolved = self
-                .volumes
-                .resolve(&record.id, mounts, rootfs.as_fd(), &facts)?;
+            let resolved =
+                self.volumes
+                    .resolve(&record.id, mounts, rootfs.as_fd(), &facts, &self.layers())?;
             Ok::<_, Error>((rootfs, user, resolved))
         };
         let ((rootfs, user, resolved), mut attached) = if quick {
@@ -264,6 +267,18 @@ impl Containers<'_> {
             },
             spec,
         ))
+    }
+
+    /// Mounts the merged tree of an image's layers.
+    pub(super) fn layers(&self) -> impl Fn(&[String]) -> Result<OwnedFd> {
+        |layers| {
+            let id = |name: &String| {
+                let m = || Error::new(Kind::Bug, format!("`{name}` is no name of a layer"));
+                LayerId::parse(name).ok_or_else(m)
+            };
+            let layers: Vec<LayerId> = layers.iter().map(id).collect::<Result<_>>()?;
+            Ok(self.driver.mount(MountOf::Layers(&layers))?)
+        }
     }
 
     /// A namespace that is the host's, another container's, or a new one.

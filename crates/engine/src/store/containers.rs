@@ -350,6 +350,14 @@ impl Store {
         })
     }
 
+    /// Keeps an image that a container has mounted, as long as the container is recorded.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such image.
+    pub fn pin_for_container(&self, id: &str, image: &Digest) -> Result<()> {
+        self.pin(&mount_owner(id, image), image)
+    }
+
     /// Takes the record of a container away, after everything else of it; its image is not kept
     /// for it any more. One that is gone already is fine.
     ///
@@ -357,7 +365,10 @@ impl Store {
     /// If the database cannot be written.
     pub fn remove_container(&self, id: &str) -> Result<()> {
         self.0.db.write(Commit::Lazy, |tx| {
-            tx.prepare_cached("DELETE FROM pins WHERE driver = ?1 AND owner = ?2")?
+            // With those of its mounts, which come after it and before `owner0`.
+            let delete = "DELETE FROM pins WHERE driver = ?1
+                AND (owner = ?2 OR owner >= ?2 || '/' AND owner < ?2 || '0')";
+            tx.prepare_cached(delete)?
                 .execute(params![self.driver(), owner(id)])?;
             tx.prepare_cached("DELETE FROM containers WHERE id = ?1")?
                 .execute([id])?;
@@ -371,9 +382,16 @@ pub(super) fn owner(id: &str) -> String {
     format!("{OWNER}{id}")
 }
 
+/// The owner of the pin of an image that a container has mounted: one for each, since an owner
+/// has a layer once.
+pub(super) fn mount_owner(id: &str, image: &Digest) -> String {
+    format!("{}/{}", owner(id), image.hex())
+}
+
 /// The container that owns a pin, if one does.
 pub(super) fn pinned_by(owner: &str) -> Option<&str> {
-    owner.strip_prefix(OWNER)
+    let id = owner.strip_prefix(OWNER)?;
+    Some(id.split('/').next().unwrap_or(id))
 }
 
 fn free_name(tx: &Connection, name: &str) -> Tx<()> {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     NetworkRow, Stage, Store, VolumeUser,
-    containers::{owner, pin_image},
+    containers::{mount_owner, owner, pin_image},
     db::Commit,
     home::host,
 };
@@ -45,6 +45,9 @@ struct Container {
     run: Option<String>,
     /// Volumes that it uses, and whether they are filled.
     volumes: Vec<(String, bool)>,
+    /// Images that it has mounted.
+    #[serde(default)]
+    images: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,6 +82,9 @@ impl Store {
         let copied = (|| {
             let row = self.container(id)?;
             let used = self.read_volumes(|tx| tx.used_by(id))?;
+            let prefix = format!("{}/", owner(id));
+            let mounted = self.pins()?.into_iter();
+            let mounted = mounted.filter(|(owner, _)| owner.starts_with(&prefix));
             let copy = Container {
                 driver: self.driver().to_owned(),
                 id: row.id,
@@ -89,6 +95,7 @@ impl Store {
                 facts: row.facts,
                 run: row.run,
                 volumes: used.into_iter().map(|u| (u.volume, u.filled)).collect(),
+                images: mounted.map(|(_, image)| image.to_string()).collect(),
             };
             write(&self.container_copies().join(id), RECORD, &copy)
         })();
@@ -178,6 +185,9 @@ impl Store {
                 return Ok(false);
             }
             pin_image(tx, &copy.driver, &owner(&copy.id), &image)?;
+            for image in copy.images.iter().filter_map(|i| i.parse().ok()) {
+                pin_image(tx, &copy.driver, &mount_owner(&copy.id, &image), &image)?;
+            }
             for (volume, filled) in &copy.volumes {
                 VolumeUser {
                     volume: volume.clone(),

@@ -8,13 +8,13 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid, fchmod,
-        fchown, flock, fstat, renameat_with, statat,
+        Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid, fchmod, fchown, flock, fstat,
+        renameat_with,
     },
     io::Errno,
 };
 
-use super::{Volumes, failed, manage::remove_tree};
+use super::{Volumes, failed, manage::remove_tree, stage::is_mount};
 use crate::{
     error::{Error, Result},
     exchange::open_in,
@@ -72,6 +72,11 @@ impl Volumes {
         if is_empty(from.as_fd()).map_err(failed("read", Path::new(target)))? {
             return like(there.as_fd(), from.as_fd()).map_err(failed("set the owner of", &data));
         }
+        if is_mount(&data) {
+            // Nothing beside it is on the same device: what a kill cuts off stays so.
+            unlade_graph::copy::tree(from.as_fd(), there.as_fd())?;
+            return like(there.as_fd(), from.as_fd()).map_err(failed("set the owner of", &data));
+        }
         // Beside it first: what others write into it cannot get in the way of copying.
         remove_tree(&above, Path::new(STAGING))?;
         let copy = above.join(STAGING);
@@ -119,21 +124,5 @@ impl Volumes {
             }
         }
         like(there, to).map_err(failed("set the owner of", &data))
-    }
-
-    /// The part of a volume, with links that stay in it.
-    pub(super) fn part(&self, name: &str, subpath: &str) -> Result<(OwnedFd, bool)> {
-        let data = self.data(name);
-        let root = File::open(&data).map_err(failed("open", &data))?;
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let fd = open_in(root.as_fd(), subpath.as_bytes(), flags).map_err(|e| {
-            let doing = format!("find `{}` in the volume {name}", subpath.escape_debug());
-            let e = Error::host(doing, e);
-            e.with_hint("make it in the volume first")
-        })?;
-        let stat =
-            statat(&fd, "", AtFlags::EMPTY_PATH).map_err(failed("look at", Path::new(subpath)))?;
-        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        Ok((fd, is_dir))
     }
 }

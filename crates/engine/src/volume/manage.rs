@@ -18,7 +18,12 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use serde::{Deserialize, Serialize};
 use unlade_graph::driver::Usage;
 
-use super::{Volumes, failed, is_volume_name};
+use super::{
+    Volumes,
+    device::{self, Source},
+    failed, is_volume_name,
+    stage::clear,
+};
 use crate::{
     error::{Error, Kind, Result},
     journal::Object,
@@ -65,32 +70,6 @@ impl Volume {
     pub fn is_anonymous(&self) -> bool {
         self.labels.contains_key(ANONYMOUS)
     }
-
-    /// The directory of the host that it stands for, if it has none of its own.
-    pub(super) fn device(&self) -> Option<&str> {
-        self.options.get("device").map(String::as_str)
-    }
-}
-
-/// Checks options of the driver: a bind of a directory is all that there is.
-fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
-    if options.is_empty() {
-        return Ok(());
-    }
-    let get = |key: &str| options.get(key).map_or("", |v| &**v);
-    let words: Vec<&str> = get("o").split(',').collect();
-    let bind = words.iter().any(|w| matches!(*w, "bind" | "rbind"));
-    let known = options
-        .keys()
-        .all(|k| matches!(&**k, "type" | "o" | "device"));
-    let words = words.iter().all(|w| matches!(*w, "bind" | "rbind" | "rw"));
-    let device = get("device").starts_with('/');
-    if known && bind && words && device && matches!(get("type"), "" | "none" | "bind") {
-        return Ok(());
-    }
-    let m = "these options of a local volume are not supported";
-    Err(Error::new(Kind::Unsupported, m)
-        .with_hint("there is `-o type=none -o o=bind -o device=/DIRECTORY`"))
 }
 
 pub(super) fn not_found(name: &str) -> Error {
@@ -112,7 +91,7 @@ impl Volumes {
             );
             return Err(Error::new(Kind::Unsupported, m).with_hint("there is local"));
         }
-        check_options(&new.options)?;
+        device::source(&new.options)?;
         let mut new = new.clone();
         if new.name.is_empty() {
             new.name = random_id()?;
@@ -275,12 +254,12 @@ impl Volumes {
         Ok(used)
     }
 
-    /// What is in a volume, in bytes; `None` if it is a directory of the host's.
+    /// What is in a volume, in bytes; `None` if it is elsewhere.
     ///
     /// # Errors
     /// If it cannot be walked.
     pub fn size(&self, volume: &Volume) -> Result<Option<u64>> {
-        if volume.device().is_some() {
+        if device::source(&volume.options)? != Source::Own {
             return Ok(None);
         }
         let path = self.data(&volume.name);
@@ -373,6 +352,8 @@ impl Volumes {
 
     /// Puts a volume aside, so that it is gone at once. To be called in a transaction.
     fn discard(&self, name: &str) -> Result<()> {
+        // Nobody uses it, so nothing is mounted; what is, must not be removed.
+        clear(&self.data(name))?;
         let from = self.root.join(name);
         let to = self.root.join(format!(".trash-{}", random_id()?));
         fs::rename(&from, &to).map_err(failed("remove the volume", &from))?;

@@ -4,16 +4,19 @@
 //! ROOT/volumes/NAME/_data         what is in it
 //! ROOT/volumes/NAME/volume.json   its labels and options
 //! ROOT/volumes/.new-…, .trash-…   being made, being removed
-//! RUN_ROOT/subpaths/ID/N          parts of volumes, mounted while a container starts
+//! RUN_ROOT/subpaths/ID/N          images and parts of volumes, mounted while a container runs
+//! RUN_ROOT/mounted/NAME/ID        who has a volume that is on a device, mounted at its `_data`
 //! ```
 //!
 //! A volume is its directory: it does not depend on the database, which knows who uses it.
 
+mod device;
 mod fill;
 mod manage;
 pub mod parse;
 mod plan;
 mod resolve;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +29,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     manage::{NewVolume, Volume},
-    resolve::{Resolved, Staged},
+    resolve::Resolved,
+    stage::{Staged, is_mount},
 };
 use crate::{
     error::Error,
@@ -101,6 +105,8 @@ pub enum What {
     Volume,
     /// Memory.
     Tmpfs,
+    /// The tree of an image.
+    Image,
 }
 
 /// A mount as it was decided when the container was made.
@@ -109,8 +115,14 @@ pub enum What {
 pub struct Planned {
     /// What it is.
     pub what: What,
-    /// The path, or the volume's name.
+    /// The path, the volume's name, or the image's id.
     pub source: String,
+    /// What the image was called.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The image's layers, lowest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
     /// The path in the container.
     pub target: String,
     /// Whether it cannot be written.
@@ -129,7 +141,7 @@ pub struct Planned {
     pub create_source: bool,
     /// Whether an empty volume gets what the image has there.
     pub copy: bool,
-    /// The part of the volume that is mounted.
+    /// The part of the volume or image that is mounted.
     pub subpath: String,
     /// Options of a tmpfs.
     pub options: Vec<String>,
@@ -139,12 +151,12 @@ pub struct Planned {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Point {
-    /// `bind`, `volume` or `tmpfs`.
+    /// `bind`, `volume`, `tmpfs` or `image`.
     pub r#type: String,
-    /// The volume's name.
+    /// The volume's name, or the image's.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// The path on the host.
+    /// The path on the host, or the image's id.
     pub source: String,
     /// The path in the container.
     pub destination: String,
@@ -175,12 +187,13 @@ impl Planned {
                 What::Bind => "bind",
                 What::Volume => "volume",
                 What::Tmpfs => "tmpfs",
+                What::Image => "image",
             }
             .to_owned(),
             name: if volume {
                 self.source.clone()
             } else {
-                String::new()
+                self.name.clone()
             },
             source: if volume {
                 volumes.data(&self.source).display().to_string()

@@ -95,6 +95,12 @@ fn mounted(mount: &Mount) -> Result<Planned> {
             planned.copy = !volume.no_copy;
             planned.subpath = volume.subpath;
         }
+        "image" => {
+            planned.what = What::Image;
+            planned.name.clone_from(&mount.source);
+            planned.read_only = true;
+            planned.subpath = mount.image_options.clone().unwrap_or_default().subpath;
+        }
         _ => {
             let tmpfs = mount.tmpfs_options.clone().unwrap_or_default();
             planned.what = What::Tmpfs;

@@ -1,27 +1,28 @@
 //! The mounts of a container that starts.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder},
     io,
     os::{
-        fd::BorrowedFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        fd::{BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt,
     },
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{Mount, MountBuilder};
-use rustix::{
-    fs::{FlockOperation, flock},
-    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
+use super::{
+    Planned, Volumes, What,
+    device::{self, Source},
+    failed,
+    manage::Volume,
+    stage::Staged,
 };
-
-use super::{Planned, Volumes, What, failed};
 use crate::{
     error::{Error, Kind, Result},
     spec::RuntimeFacts,
     store::{VolumeUser, random_id},
 };
+use oci_spec::runtime::{Mount, MountBuilder};
 
 /// Longest table of mounts that is read.
 const MOST_MOUNTS: u64 = 64 << 20;
@@ -34,80 +35,8 @@ pub struct Resolved {
     /// Whether mounts of the host must go on reaching the container, or its own the host: it has
     /// to be started in the host's mount namespace.
     pub shared: bool,
-    /// To be kept until the runtime has started the container.
+    /// What is mounted on the machine for it.
     pub staged: Staged,
-}
-
-/// Temporary mounts; dropped, they are gone.
-#[derive(Debug, Default)]
-pub struct Staged {
-    /// The directory, and a lock on it: what is locked is in use.
-    dir: Option<(PathBuf, fs::File)>,
-}
-
-#[cfg(test)]
-impl Staged {
-    /// As a kill does it.
-    pub(super) fn forget(mut self) {
-        self.dir = None;
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if let Some((dir, _lock)) = &self.dir
-            && let Err(e) = unstage(dir)
-        {
-            tracing::warn!(error = %e, "temporary mounts stay");
-        }
-    }
-}
-
-/// Unmounts all that is in `dir`, and removes it.
-fn unstage(dir: &Path) -> Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed("list", dir)(e)),
-    };
-    for entry in entries {
-        let path = entry.map_err(failed("list", dir))?.path();
-        loop {
-            match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
-                Err(e) => return Err(failed("unmount", &path)(e)),
-            }
-        }
-        // Nothing of the volume: what was mounted is gone, and these are empty.
-        let removed = match fs::symlink_metadata(&path).map(|m| m.is_dir()) {
-            Ok(true) => fs::remove_dir(&path),
-            Ok(false) => fs::remove_file(&path),
-            Err(e) => Err(e),
-        };
-        removed.map_err(failed("remove", &path))?;
-    }
-    fs::remove_dir(dir).map_err(failed("remove", dir))
-}
-
-/// Makes a directory, and locks it. Until it is locked, a sweep takes it for a leftover.
-fn locked(dir: &Path) -> Result<fs::File> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    loop {
-        builder
-            .create(dir)
-            .map_err(failed("make the directory", dir))?;
-        let lock = match fs::File::open(dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            opened => opened.map_err(failed("open", dir))?,
-        };
-        flock(&lock, FlockOperation::LockExclusive).map_err(failed("lock", dir))?;
-        let ours = lock.metadata().map_err(failed("look at", dir))?;
-        if fs::symlink_metadata(dir).is_ok_and(|m| (m.dev(), m.ino()) == (ours.dev(), ours.ino())) {
-            return Ok(lock);
-        }
-    }
 }
 
 /// Whether the mount that `path` is on is shared, and whether it follows another.
@@ -233,7 +162,7 @@ fn described(p: &Planned, source: &Path, facts: &RuntimeFacts) -> Result<Mount> 
 
 impl Volumes {
     /// The mounts of a container that starts. New volumes are filled from its root, which may be
-    /// mounted nowhere yet; sources of `-v` that are not there are made.
+    /// mounted nowhere yet; sources of `-v` that are not there are made. `layers` mounts an image.
     ///
     /// # Errors
     /// If a source is not there or the host refuses.
@@ -243,12 +172,21 @@ impl Volumes {
         planned: &[Planned],
         rootfs: BorrowedFd<'_>,
         facts: &RuntimeFacts,
+        layers: &dyn Fn(&[String]) -> Result<OwnedFd>,
     ) -> Result<Resolved> {
+        // Of a start that was killed.
+        self.take_away(id)?;
         let mut resolved = Resolved {
             mounts: Vec::new(),
             shared: false,
-            staged: Staged::default(),
+            staged: Staged::new(self, id),
         };
+        for p in planned.iter().filter(|p| p.what == What::Volume) {
+            let volume = self.find(&p.source)?;
+            if let Source::Device { .. } = device::source(&volume.options)? {
+                self.attach(id, &volume)?;
+            }
+        }
         self.fill_new(id, planned, rootfs)?;
         for (at, p) in planned.iter().enumerate() {
             let source = match p.what {
@@ -259,13 +197,20 @@ impl Volumes {
                     resolved.shared |= check_propagation(p, &source)?;
                     source
                 }
+                What::Image => self.stage_image(id, at, p, &layers(&p.layers)?)?,
                 What::Volume => {
-                    let volume = self.find(&p.source)?;
-                    match volume.device() {
-                        Some(device) => PathBuf::from(device),
-                        None if p.subpath.is_empty() => self.data(&p.source),
-                        None => self.stage(id, at, p, &mut resolved.staged)?,
-                    }
+                    let (path, read_only) = self.place(&self.find(&p.source)?)?;
+                    let source = match p.subpath.is_empty() {
+                        true => path,
+                        false => self.stage_part(id, at, p, &path)?,
+                    };
+                    let read_only = read_only || p.read_only;
+                    let p = Planned {
+                        read_only,
+                        ..p.clone()
+                    };
+                    resolved.mounts.push(described(&p, &source, facts)?);
+                    continue;
                 }
             };
             resolved.mounts.push(described(p, &source, facts)?);
@@ -285,22 +230,29 @@ impl Volumes {
         facts: &RuntimeFacts,
     ) -> Result<Vec<Mount>> {
         let source = |at: usize, p: &Planned| -> Result<PathBuf> {
-            if p.what != What::Volume {
-                return Ok(PathBuf::from(&p.source));
+            match p.what {
+                What::Bind | What::Tmpfs => return Ok(PathBuf::from(&p.source)),
+                What::Image => return Ok(self.staged_at(id, at)),
+                What::Volume if p.source.is_empty() => return Ok(self.data(&random_id()?)),
+                What::Volume if !p.subpath.is_empty() => return Ok(self.staged_at(id, at)),
+                What::Volume => {}
             }
-            if p.source.is_empty() {
-                return Ok(self.data(&random_id()?));
+            match self.load(&p.source)? {
+                Some(volume) => self.place(&volume).map(|(path, _)| path),
+                None => Ok(self.data(&p.source)),
             }
-            let volume = self.load(&p.source)?.unwrap_or_default();
-            Ok(match volume.device() {
-                Some(device) => PathBuf::from(device),
-                None if p.subpath.is_empty() => self.data(&p.source),
-                None => self.staging().join(id).join(at.to_string()),
-            })
         };
         let each = planned.iter().enumerate();
         each.map(|(at, p)| described(p, &source(at, p)?, facts))
             .collect()
+    }
+
+    /// Where what is in a volume is, and whether it can only be read.
+    fn place(&self, volume: &Volume) -> Result<(PathBuf, bool)> {
+        Ok(match device::source(&volume.options)? {
+            Source::Bind { path, read_only } => (PathBuf::from(path), read_only),
+            Source::Own | Source::Device { .. } => (self.data(&volume.name), false),
+        })
     }
 
     /// Fills the volumes that are new to this container and wanted so.
@@ -316,7 +268,8 @@ impl Volumes {
         let done = |p: &Planned| used.iter().any(|u| u.volume == p.source && u.filled);
         let mut filled = Vec::new();
         for p in wanted.into_iter().filter(|p| !done(p)) {
-            if self.find(&p.source)?.device().is_none() {
+            let volume = self.find(&p.source)?;
+            if !matches!(device::source(&volume.options)?, Source::Bind { .. }) {
                 self.fill(&p.source, rootfs, &p.target)?;
             }
             filled.push(p.source.clone());
@@ -336,59 +289,13 @@ impl Volumes {
         })
     }
 
-    fn staging(&self) -> PathBuf {
-        self.run_root.join("subpaths")
-    }
-
-    /// Mounts a part of a volume where only we can change what is at the path: containers that
-    /// have the volume could put a link in its place.
-    fn stage(&self, id: &str, at: usize, p: &Planned, staged: &mut Staged) -> Result<PathBuf> {
-        let (part, is_dir) = self.part(&p.source, &p.subpath)?;
-        let dir = self.staging().join(id);
-        if staged.dir.is_none() {
-            unstage(&dir)?;
-            staged.dir = Some((dir.clone(), locked(&dir)?));
-        }
-        let path = dir.join(at.to_string());
-        let made = if is_dir {
-            fs::create_dir(&path)
-        } else {
-            let mut options = OpenOptions::new();
-            options.write(true).create_new(true).mode(0o600);
-            options.open(&path).map(drop)
-        };
-        made.map_err(failed("make", &path))?;
-        let how = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        let tree = open_tree(&part, "", how).map_err(failed("bind", &path))?;
-        let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(&tree, "", rustix::fs::CWD, &path, how).map_err(failed("mount", &path))?;
-        Ok(path)
-    }
-
     /// Removes what killed commands have left: temporary mounts, volumes that were half made or
-    /// half removed.
+    /// half removed. Containers that are alive by `live` have theirs still.
     ///
     /// # Errors
-    /// If the host refuses.
-    pub fn sweep(&self) -> Result<()> {
-        let dir = self.staging();
-        match fs::read_dir(&dir) {
-            Ok(entries) => {
-                for entry in entries {
-                    let path = entry.map_err(failed("list", &dir))?.path();
-                    let Ok(lock) = fs::File::open(&path) else {
-                        continue;
-                    };
-                    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                        unstage(&path)?;
-                    }
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed("list", &dir)(e)),
-        }
+    /// From `live`, or if the host refuses.
+    pub fn sweep(&self, live: &dyn Fn(&str) -> Result<bool>) -> Result<()> {
+        self.sweep_staged(live)?;
         let left = |name: &str| name.starts_with(".new-") || name.starts_with(".trash-");
         let any = fs::read_dir(&self.root).is_ok_and(|mut list| {
             list.any(|e| e.is_ok_and(|e| e.file_name().to_str().is_some_and(left)))

@@ -11,7 +11,7 @@ use std::{
 
 use super::*;
 use crate::{
-    error::Kind,
+    error::{Kind, Result},
     spec::{
         RuntimeFacts,
         request::{Mount, Nothing, Request, VolumeOptions},
@@ -21,6 +21,10 @@ use crate::{
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+fn no_layers(_: &[String]) -> Result<std::os::fd::OwnedFd> {
+    panic!("no image is mounted");
+}
 
 struct World {
     dir: tempfile::TempDir,
@@ -47,7 +51,7 @@ impl World {
             ..RuntimeFacts::default()
         };
         self.volumes
-            .resolve(id, planned, root.as_fd(), &facts)
+            .resolve(id, planned, root.as_fd(), &facts, &no_layers)
             .unwrap()
     }
 
@@ -292,7 +296,7 @@ fn volumes_come_and_go() {
     for name in [".new-7/_data", ".trash-7/_data"] {
         fs::create_dir_all(world.dir.path().join("root/volumes").join(name)).unwrap();
     }
-    vols.sweep().unwrap();
+    vols.sweep(&|_| Ok(false)).unwrap();
     let left = fs::read_dir(world.dir.path().join("root/volumes")).unwrap();
     assert!(left.count() == 3 && vols.list().unwrap().len() == 3);
 }
@@ -364,7 +368,11 @@ fn parts_of_volumes() {
     let planned = made("vol", "a/b").unwrap();
     let root = File::open(world.rootfs()).unwrap();
     let facts = RuntimeFacts::default();
-    let resolve = |planned: &[Planned]| world.volumes.resolve(A, planned, root.as_fd(), &facts);
+    let resolve = |planned: &[Planned]| {
+        world
+            .volumes
+            .resolve(A, planned, root.as_fd(), &facts, &no_layers)
+    };
     assert!(resolve(&planned).is_err());
     fs::create_dir_all(data.join("a/b")).unwrap();
     fs::write(data.join("a/b/file"), "x").unwrap();
@@ -378,15 +386,15 @@ fn parts_of_volumes() {
         let file = if is_dir { source.join("file") } else { source };
         assert_eq!(fs::read_to_string(&file).unwrap(), "x", "{subpath}");
         // In use, it is not swept.
-        world.volumes.sweep().unwrap();
+        world.volumes.sweep(&|_| Ok(true)).unwrap();
         assert!(file.exists());
         drop(resolved);
         assert!(!file.exists());
     }
     // After a kill, it is.
     let resolved = resolve(&made("vol", "a/b").unwrap()).unwrap();
-    resolved.staged.forget();
-    world.volumes.sweep().unwrap();
+    resolved.staged.keep();
+    world.volumes.sweep(&|_| Ok(false)).unwrap();
     let subpaths = world.dir.path().join("run/subpaths");
     assert_eq!(fs::read_dir(subpaths).unwrap().count(), 0);
     assert_eq!(fs::read_dir(data.join("a/b")).unwrap().count(), 1);

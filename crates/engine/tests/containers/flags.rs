@@ -56,6 +56,11 @@ fn flags_are_seen_inside() {
         let want = "file 1 /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n/tmp";
         assert_eq!(env, want);
         assert_eq!(h.sh(&["-w", "/made/for/it"], "pwd"), "/made/for/it");
+        let mount = "type=image,src=box,dst=/i,image-subpath=etc";
+        assert_eq!(
+            h.sh(&["--mount", mount], "cmp /etc/group /i/group && echo same"),
+            "same"
+        );
         assert_eq!(
             h.sh(&["-u", "ann"], "id -u; id -g; id -G; echo $HOME"),
             "7\n8\n8 9\n/home/ann"

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::{PROPAGATIONS, bad, host_path, target};
 use crate::{
     error::{Error, Kind, Result},
-    spec::request::{BindOptions, Mount, TmpfsOptions, VolumeOptions},
+    spec::request::{BindOptions, ImageOptions, Mount, TmpfsOptions, VolumeOptions},
     volume::is_volume_name,
 };
 
@@ -78,6 +78,8 @@ fn parse_mount(text: &str, cwd: &Path) -> Result<Mount> {
     let mut bind = BindOptions::default();
     let mut volume = VolumeOptions::default();
     let mut tmpfs = TmpfsOptions::default();
+    let mut image = ImageOptions::default();
+    let mut writable = false;
     for field in fields(text)? {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.to_ascii_lowercase(), Some(value)),
@@ -129,6 +131,16 @@ fn parse_mount(text: &str, cwd: &Path) -> Result<Mount> {
                 volume.labels.insert(name.to_owned(), value.to_owned());
             }
             "volume-driver" if need()? == "local" => {}
+            "image-subpath" => need()?.clone_into(&mut image.subpath),
+            // Podman's words.
+            "subpath" => {
+                of.push(("image".to_owned(), key.clone()));
+                need()?.clone_into(&mut image.subpath);
+            }
+            "rw" | "readwrite" => {
+                of.push(("image".to_owned(), key.clone()));
+                writable = flag(&key, value)?;
+            }
             "tmpfs-size" => {
                 let bytes = size(need()?).filter(|n| *n >= 0);
                 tmpfs.size_bytes =
@@ -143,8 +155,9 @@ fn parse_mount(text: &str, cwd: &Path) -> Result<Mount> {
             }
             key => {
                 let m = format!("unexpected key '{}'", key.escape_debug());
-                return Err(Error::new(Kind::Unsupported, m)
-                    .with_hint("type, source, target, readonly, and bind-…, volume-…, tmpfs-…"));
+                return Err(Error::new(Kind::Unsupported, m).with_hint(
+                    "type, source, target, readonly, and bind-…, volume-…, tmpfs-…, image-…",
+                ));
             }
         }
     }
@@ -168,6 +181,12 @@ fn parse_mount(text: &str, cwd: &Path) -> Result<Mount> {
             mount.volume_options = (volume != VolumeOptions::default()).then_some(volume);
         }
         "tmpfs" => mount.tmpfs_options = (tmpfs != TmpfsOptions::default()).then_some(tmpfs),
+        "image" if writable => {
+            let m = "images are mounted read-only";
+            return Err(Error::new(Kind::Unsupported, m)
+                .with_hint("leave out rw, or copy what is to be changed: `unlade cp`"));
+        }
+        "image" => mount.image_options = (image != ImageOptions::default()).then_some(image),
         _ => {}
     }
     check(&mount)?;
@@ -211,14 +230,21 @@ pub(in crate::volume) fn check(mount: &Mount) -> Result<()> {
                 )));
             }
             if !subpath.is_empty() {
-                let inside =
-                    |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
                 if mount.source.is_empty() {
                     return Err(wrong("a subpath needs a volume with a name".to_owned()));
                 }
-                if !Path::new(subpath).components().all(inside) {
+                if !stays_inside(subpath) {
                     return Err(wrong("the subpath must stay in the volume".to_owned()));
                 }
+            }
+        }
+        "image" => {
+            if mount.source.is_empty() {
+                return Err(wrong("it needs an image as its source".to_owned()));
+            }
+            let subpath = mount.image_options.as_ref().map_or("", |i| &i.subpath);
+            if !stays_inside(subpath) {
+                return Err(wrong("the subpath must stay in the image".to_owned()));
             }
         }
         "tmpfs" if !mount.source.is_empty() => {
@@ -227,12 +253,16 @@ pub(in crate::volume) fn check(mount: &Mount) -> Result<()> {
         "tmpfs" => {}
         kind => {
             let m = format!("mount type `{}` is not supported", kind.escape_debug());
-            return Err(
-                Error::new(Kind::Unsupported, m).with_hint("there are bind, volume and tmpfs")
-            );
+            return Err(Error::new(Kind::Unsupported, m)
+                .with_hint("there are bind, volume, tmpfs and image"));
         }
     }
     Ok(())
+}
+
+fn stays_inside(subpath: &str) -> bool {
+    let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+    Path::new(subpath).components().all(inside)
 }
 
 #[cfg(test)]
@@ -264,7 +294,14 @@ mod tests {
         assert_eq!((t.size_bytes, t.mode), (64 << 20, 0o700));
         let m = mount("type=bind,\"src=/a,b\"\"c\",dst=/d", cwd()).unwrap();
         assert_eq!(m.source, "/a,b\"c");
+        let m = mount("type=image,src=app:1,dst=/d,subpath=a/b,rw=false", cwd()).unwrap();
+        let same = mount("type=image,source=app:1,target=/d,image-subpath=a/b", cwd());
+        assert!(m == same.unwrap() && m.image_options.unwrap().subpath == "a/b");
         for text in [
+            "type=image,dst=/d",
+            "type=image,src=x,dst=/d,rw",
+            "type=image,src=x,dst=/d,image-subpath=../x",
+            "src=x,dst=/d,subpath=a",
             "",
             "type=bind,src=/a",
             "type=bind,dst=/d",

@@ -186,7 +186,7 @@ pub(super) struct StorageFlags {
     #[arg(short, long, value_name = "VOLUME")]
     pub(super) volume: Vec<String>,
 
-    /// Mount: type=bind|volume|tmpfs,source=…,target=…[,…].
+    /// Mount: type=bind|volume|tmpfs|image,source=…,target=…[,…].
     #[arg(long, value_name = "MOUNT")]
     pub(super) mount: Vec<String>,
 
