@@ -263,3 +263,118 @@ fn a_killed_rename_is_finished() {
     });
     m.end();
 }
+
+#[test]
+fn links_lead_to_other_containers() {
+    if !can_run("links_lead_to_other_containers", &NETWORKED) {
+        return;
+    }
+    let m = Machine::new();
+    let fails = |args: &[&str]| {
+        let out = m.command(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(125), "{args:?}");
+        common::text(&out.stderr)
+    };
+    let linked = |link: &str, script: &str| {
+        m.ok(&[
+            "run", "--rm", "--name", "web", "--link", link, "box", "sh", "-c", script,
+        ])
+    };
+    let said = fails(&["run", "--rm", "--link", "db", "box", "true"]);
+    assert!(
+        said.contains("could not get container for db: No such container: db"),
+        "{said}"
+    );
+    run(
+        &m,
+        "db",
+        &[
+            "--expose", "5432", "--expose", "53/udp", "-e", "KEY=a b", "-h", "base",
+        ],
+    );
+    let address = address(&m, "db", "bridge");
+    let hosts = linked("db:my-store", "cat /etc/hosts");
+    assert!(
+        hosts.contains(&format!("{address}\tmy-store base db\n")),
+        "{hosts}"
+    );
+    let env = linked("db:my-store", "busybox env | grep MY_STORE");
+    let want = format!(
+        "MY_STORE_ENV_KEY=a b\nMY_STORE_NAME=/web/my-store\nMY_STORE_PORT=udp://{address}:53\n\
+         MY_STORE_PORT_53_UDP=udp://{address}:53\nMY_STORE_PORT_53_UDP_ADDR={address}\n\
+         MY_STORE_PORT_53_UDP_PORT=53\nMY_STORE_PORT_53_UDP_PROTO=udp\n\
+         MY_STORE_PORT_5432_TCP=tcp://{address}:5432\nMY_STORE_PORT_5432_TCP_ADDR={address}\n\
+         MY_STORE_PORT_5432_TCP_PORT=5432\nMY_STORE_PORT_5432_TCP_PROTO=tcp\n"
+    );
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&env), sorted(&want));
+    linked("db", "busybox ping -c 1 -w 5 db");
+    // What the user says counts more, and further networks change nothing.
+    run(&m, "web", &["--link", "db", "-e", "DB_NAME=mine"]);
+    let name = ["exec", "web", "sh", "-c", "echo $DB_NAME"];
+    assert_eq!(m.ok(&name), "mine\n");
+    assert_eq!(m.inspect("web")["HostConfig"]["Links"][0], "/db:/web/db");
+    m.ok(&["network", "create", "back"]);
+    m.ok(&["network", "connect", "back", "web"]);
+    assert!(
+        m.ok(&["exec", "web", "cat", "/etc/hosts"])
+            .contains("\tdb base\n")
+    );
+
+    m.ok(&["stop", "-t", "0", "db", "web"]);
+    let said = fails(&[
+        "run", "--rm", "--name", "new", "--link", "db:x", "box", "true",
+    ]);
+    assert!(
+        said.contains("Cannot link to a non running container: /db AS /new/x"),
+        "{said}"
+    );
+    m.ok(&["start", "db"]);
+    let said = fails(&[
+        "run",
+        "--rm",
+        "--network",
+        "back",
+        "--link",
+        "db",
+        "box",
+        "true",
+    ]);
+    assert!(
+        said.contains("Cannot link to /db, as it is in no network of"),
+        "{said}"
+    );
+    m.ok(&["network", "connect", "back", "db"]);
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "back",
+        "--link",
+        "db:x",
+        "box",
+        "sh",
+        "-c",
+    ];
+    let out = m.ok(&[&words[..], &["busybox env; busybox ping -c 1 -w 5 x"]].concat());
+    assert!(
+        !out.contains("X_NAME") && out.contains("1 packets received"),
+        "{out}"
+    );
+    let said = fails(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--link",
+        "db",
+        "box",
+        "true",
+    ]);
+    assert!(said.contains("can't be used with links"), "{said}");
+    m.end();
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use unlade_graph::driver::{LayerId, RwOptions};
 
 use super::{
-    Containers, Status, names,
+    Containers, Status, links, names,
     record::{Facts, Record, text},
     start::cgroup_parent,
 };
@@ -85,6 +85,7 @@ impl Containers<'_> {
         check_log(&request)?;
         check_storage(&request, self.driver.kind().name())?;
         self.runtime(&request.host_config.runtime)?;
+        links::check(&request)?;
         self.networks.check(&mut request)?;
         let id = names::new_id()?;
         if request.config.hostname.is_empty() {
@@ -224,6 +225,11 @@ impl Containers<'_> {
     fn others(&self, request: &Request) -> Result<BTreeMap<String, String>> {
         let host = &request.host_config;
         let mut others = BTreeMap::new();
+        for link in &host.links {
+            let (name, _) = links::parse(link)?;
+            let missing = |e: Error| e.context(format!("could not get container for {name}"));
+            others.insert(name.to_owned(), self.find(name).map_err(missing)?.id);
+        }
         for mode in [&host.network_mode, &host.pid_mode, &host.ipc_mode] {
             if let Some(name) = mode.strip_prefix(OTHER) {
                 others.insert(name.to_owned(), self.find(name)?.id);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Containers, Listed, create::DEFAULT_LOG, list::path_and_args};
+use super::{Containers, Listed, create::DEFAULT_LOG, links, list::path_and_args};
 use crate::{
     error::Result,
     network::NetworkSettings,
@@ -168,6 +168,11 @@ impl Containers<'_> {
             let found = || self.runtime("").map(|r| r.flavor.name().to_owned());
             let name = self.config.runtime.clone().or_else(|| found().ok());
             shown.runtime = name.unwrap_or_default();
+        }
+        for link in &mut shown.links {
+            if let Ok((name, alias)) = links::parse(link) {
+                *link = format!("/{name}:/{}/{alias}", record.name);
+            }
         }
         Ok(shown)
     }

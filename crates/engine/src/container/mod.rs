@@ -18,6 +18,7 @@ mod explain;
 mod finish;
 mod inspect;
 mod launch;
+mod links;
 mod list;
 pub mod names;
 mod place;

@@ -129,6 +129,7 @@ impl Record {
             name: &self.name,
             hostname: &self.request.config.hostname,
             other,
+            links: &[],
         }
     }
 }

@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    network, rootless,
+    network::{self, Member},
+    rootless,
     runtime::{Flavor, Runtime},
     shim::{Connection, Fds, Outcome, Shim, Size, Streams},
     spec::{self, Assembled, Files, Ns, Placement, RuntimeFacts, Shm, request::Request},
@@ -191,7 +192,11 @@ impl Containers<'_> {
             Some(name) => Some(self.other(record, name, "network")?),
             None => None,
         };
-        let who = record.member(other.as_ref().map(|(other, pid)| (&*other.id, *pid)));
+        let links = self.links(record)?;
+        let who = Member {
+            links: &links.hosts,
+            ..record.member(other.as_ref().map(|(other, pid)| (&*other.id, *pid)))
+        };
         let quick =
             matches!(&*request.host_config.network_mode, "none" | "host") || other.is_some();
         let facts = runtime_facts(&runtime);
@@ -243,6 +248,7 @@ impl Containers<'_> {
             },
             shm,
             files,
+            linked_env: links.env,
             mounts: resolved.mounts.clone(),
             devices: spec::devices::find(request)?,
             cdi,

@@ -149,6 +149,7 @@ fn member<'a>(id: &'a str, name: &'a str, request: &'a Request) -> Member<'a> {
         name,
         hostname: &request.config.hostname,
         other: None,
+        links: &[],
     }
 }
 

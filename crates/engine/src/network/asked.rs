@@ -333,6 +333,7 @@ mod tests {
             name: "web",
             hostname: "no good,name",
             other: None,
+            links: &[],
         };
         let asked = EndpointSettings {
             aliases: ["db", "web", "db"].map(str::to_owned).to_vec(),

@@ -35,6 +35,7 @@ impl Networks {
             ns,
             settings: NetworkSettings::default(),
             hosts: Vec::new(),
+            links: Vec::new(),
             gateway: None,
             dns,
             held: Vec::new(),
@@ -124,6 +125,7 @@ impl Networks {
                 id: who.id.to_owned(),
                 name: who.name.to_owned(),
                 hostname: who.hostname.to_owned(),
+                links: who.links.to_owned(),
                 ..State::default()
             };
             let all = asked(tx, request)?;
@@ -373,6 +375,7 @@ fn described(netns: &Path, state: &State, held: Vec<OwnedFd>) -> Attached {
         ns: Ns::Path(netns.to_owned()),
         settings: state.settings.clone(),
         hosts: hosts.collect(),
+        links: state.links.clone(),
         gateway,
         dns: match resolves {
             true => Dns::Servers(state.name_servers.clone()),

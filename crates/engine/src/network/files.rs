@@ -150,6 +150,12 @@ fn hosts(name: &str, request: &Request, attached: &Attached, host: HostFile<'_>)
         let name = word(names, "the host of --add-host")?;
         text.push_str(&format!("{address}\t{name}\n"));
     }
+    for (address, names) in &attached.links {
+        for name in names.split(' ') {
+            word(name, "a name of a link")?;
+        }
+        text.push_str(&format!("{address}\t{names}\n"));
+    }
     for address in &attached.hosts {
         let short = name.split('.').next().unwrap_or(name);
         let shown = if short == name || short.is_empty() {
@@ -262,6 +268,7 @@ mod tests {
         Attached {
             ns: Ns::New,
             settings: NetworkSettings::default(),
+            links: Vec::new(),
             hosts: vec!["172.17.0.2".parse().unwrap()],
             gateway: "172.17.0.1".parse().ok(),
             dns,
@@ -274,6 +281,7 @@ mod tests {
         name: "web",
         hostname: "web",
         other: None,
+        links: &[],
     };
 
     fn host(path: &str) -> Result<String> {

@@ -74,6 +74,8 @@ pub struct Member<'a> {
     pub hostname: &'a str,
     /// Whose network it shares with `container:…`: id and first process.
     pub other: Option<(&'a str, i32)>,
+    /// For its hosts file: addresses and names of those that it is linked to.
+    pub links: &'a [(IpAddr, String)],
 }
 
 /// What a container got.
@@ -85,6 +87,8 @@ pub struct Attached {
     pub settings: NetworkSettings,
     /// Its addresses, for its hosts file.
     pub hosts: Vec<IpAddr>,
+    /// Addresses and names of those that it is linked to.
+    pub links: Vec<(IpAddr, String)>,
     /// Its gateway, for `host-gateway`.
     pub gateway: Option<IpAddr>,
     /// Who resolves names for it.

@@ -54,6 +54,8 @@ pub struct State {
     pub dns_servers: Vec<IpAddr>,
     /// What answers for names.
     pub name_servers: Vec<IpAddr>,
+    /// Addresses and names of those that it is linked to.
+    pub links: Vec<(IpAddr, String)>,
     /// How it looks in `inspect`.
     pub settings: NetworkSettings,
 }

@@ -37,6 +37,8 @@ pub struct Placement {
     pub shm: Shm,
     /// Files that stand for those of its root unless the user has mounted something there.
     pub files: Files,
+    /// Variables about the containers that it is linked to.
+    pub linked_env: Vec<String>,
     /// Volumes, binds and tmpfs, as the volume module resolved them. Sorted and checked here.
     pub mounts: Vec<Mount>,
     /// Device nodes of the host that it gets; see [`super::devices::find`].

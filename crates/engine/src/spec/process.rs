@@ -68,6 +68,7 @@ fn env(
     request: &Request,
     hostname: &str,
     home: &str,
+    linked: &[String],
     notes: &mut Notes,
 ) -> Vec<String> {
     let c = &request.config;
@@ -77,6 +78,14 @@ fn env(
     if c.tty {
         notes.set("process.env[TERM]", Origin::Default, "terminal");
         env.push("TERM=xterm".to_owned());
+    }
+    overlay(&mut env, linked);
+    for entry in linked {
+        notes.set(
+            format!("process.env[{}]", name(entry)),
+            Origin::User,
+            "--link",
+        );
     }
     overlay(&mut env, &c.env);
     for entry in &c.env {
@@ -198,7 +207,14 @@ pub(super) fn assemble(given: &Given<'_>, notes: &mut Notes) -> Result<Process> 
         .terminal(c.tty)
         .user(numbers(&place.user)?)
         .args(args(image, request, place, notes)?)
-        .env(env(image, request, hostname, &home(&place.user), notes))
+        .env(env(
+            image,
+            request,
+            hostname,
+            &home(&place.user),
+            &place.linked_env,
+            notes,
+        ))
         .cwd(working_dir(&c.working_dir)?)
         .capabilities(caps::sets(caps)?)
         .no_new_privileges(options.no_new_privileges)

@@ -148,6 +148,9 @@ pub struct HostConfig {
     /// `name:address` for `/etc/hosts`; the address may be `host-gateway`.
     #[serde(deserialize_with = "or_default")]
     pub extra_hosts: Vec<String>,
+    /// Containers that it is linked to: `name` or `name:alias`.
+    #[serde(deserialize_with = "or_default")]
+    pub links: Vec<String>,
     /// Further groups, names or numbers.
     #[serde(deserialize_with = "or_default")]
     pub group_add: Vec<String>,

@@ -85,6 +85,7 @@ fn who<'a>(id: &'a str, name: &'a str) -> Member<'a> {
         name,
         hostname: name,
         other: None,
+        links: &[],
     }
 }
 

@@ -33,6 +33,10 @@ pub(in crate::cli::containers) struct NetworkFlags {
     )]
     pub(in crate::cli::containers) ip6: String,
 
+    /// Link to another container: CONTAINER[:ALIAS].
+    #[arg(long, value_name = "LINK")]
+    pub(in crate::cli::containers) link: Vec<String>,
+
     /// Docker's link-local addresses: refused, since networks here have none to give.
     #[arg(long, value_name = "ADDRESS", hide = true)]
     pub(in crate::cli::containers) link_local_ip: Vec<String>,

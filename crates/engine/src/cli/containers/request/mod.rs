@@ -180,6 +180,7 @@ fn network(request: &mut Request, flags: &NetworkFlags) -> Result<()> {
         .iter()
         .map(|h| parse::extra_host(h))
         .collect::<Result<_>>()?;
+    host.links.clone_from(&flags.link);
     host.publish_all_ports = flags.publish_all;
     ports::publish(&flags.publish, &flags.expose, request)?;
     let mac = if flags.mac_address.is_empty() {
