@@ -26,8 +26,9 @@ fuzz_target!(|data: &[u8]| {
             assert!(!e.message().contains(['\u{1b}', '\0']), "{e:?}");
         }
     }
-    // A document comes through whole.
+    // A document comes through whole. As text: what is read of a fraction may differ in its last
+    // digit, and keys may come in another order.
     let json = cli::by_template("{{json .}}", document.clone()).expect("JSON");
-    let read: Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(read.to_string().len(), document.to_string().len(), "{json}");
+    serde_json::from_str::<Value>(&json).expect("JSON");
+    assert_eq!(json.len(), document.to_string().len(), "{json}");
 });

@@ -51,7 +51,10 @@ impl Template {
             } else {
                 "templates are Go's: {{.Field}}, {{json .}}, {{range .List}}…{{end}}"
             };
-            let m = format!("template parsing error: template: :{line}: {message}");
+            let m = format!(
+                "template parsing error: template: :{line}: {}",
+                show(&message)
+            );
             Error::new(Kind::BadInput, m).with_hint(hint)
         })?;
         Ok(Self {
@@ -90,7 +93,7 @@ impl Template {
             let part = show(&failure.part);
             let m = format!(
                 "template parsing error: template: :{line}:{column}: executing \"\" at <{part}>: {}",
-                failure.message
+                show(&failure.message)
             );
             let e = Error::new(Kind::BadInput, m);
             match failure.hint {

@@ -113,6 +113,20 @@ fn own_words() {
 }
 
 #[test]
+fn messages_do_not_act_on_terminals() {
+    for text in [
+        "{{\"\u{1b}[31m\" 1}}",
+        "{{`\u{1b}` | \u{1b}}}",
+        "{{.\u{1b}}}",
+        "{{index . `\u{1b}` 1}}",
+    ] {
+        let end = Template::parse(text).and_then(|t| t.render_value(&data()));
+        let e = end.unwrap_err();
+        assert!(!e.message().contains('\u{1b}'), "{e:?}");
+    }
+}
+
+#[test]
 fn integers_of_all_sizes() {
     let document = serde_json::json!({ "N": u64::MAX, "M": i64::MIN });
     let of_json = |t: &str| {
