@@ -39,7 +39,8 @@ pub fn ordinary() -> Option<Ordinary> {
         let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let outside = outside(&map).filter(|uid| *uid != 0)?;
         // Root of a namespace that somebody else has made is root.
-        let dir = run_dir(outside, |name| std::env::var_os(name)).ok()?;
+        let dir = run_path(outside, |name| std::env::var_os(name)).ok()?;
+        trusted(&dir).ok()?;
         let (_, namespace) = holder(&dir)?;
         (inode(Path::new("/proc/self/ns/user")) == Some(namespace)).then_some(Ordinary {
             uid: outside,
@@ -110,18 +111,7 @@ impl Directories {
 /// The user's directory for what need not survive a reboot. It is made, and refused if anybody
 /// else could have made it or could write there: sockets and locks are trusted by their place.
 pub(crate) fn run_dir(uid: u32, environment: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
-    let set = environment("XDG_RUNTIME_DIR").filter(|v| !v.is_empty());
-    let usual = PathBuf::from(format!("/run/user/{uid}"));
-    let dir = match set.map(PathBuf::from) {
-        Some(dir) => {
-            private(&dir, 0o022).map_err(|e| {
-                e.with_hint("set XDG_RUNTIME_DIR to a directory of your own, or unset it")
-            })?;
-            dir.join("unlade")
-        }
-        None if private(&usual, 0o022).is_ok() => usual.join("unlade"),
-        None => PathBuf::from(format!("/tmp/unlade-{uid}")),
-    };
+    let dir = run_path(uid, environment)?;
     match DirBuilder::new().mode(0o700).create(&dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
             return Err(Error::host(format!("make `{}`", dir.display()), e)
@@ -129,12 +119,33 @@ pub(crate) fn run_dir(uid: u32, environment: impl Fn(&str) -> Option<OsString>) 
         }
         _ => {}
     }
-    private(&dir, 0o077).map_err(|e| {
+    trusted(&dir)?;
+    Ok(dir)
+}
+
+/// Where that directory is, whether it is there or not.
+fn run_path(uid: u32, environment: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
+    let set = environment("XDG_RUNTIME_DIR").filter(|v| !v.is_empty());
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
+    match set.map(PathBuf::from) {
+        Some(dir) => {
+            private(&dir, 0o022).map_err(|e| {
+                e.with_hint("set XDG_RUNTIME_DIR to a directory of your own, or unset it")
+            })?;
+            Ok(dir.join("unlade"))
+        }
+        None if private(&usual, 0o022).is_ok() => Ok(usual.join("unlade")),
+        None => Ok(PathBuf::from(format!("/tmp/unlade-{uid}"))),
+    }
+}
+
+/// Refuses a run directory that others could write to.
+fn trusted(dir: &Path) -> Result<()> {
+    private(dir, 0o077).map_err(|e| {
         e.with_hint(
             "somebody else may have made it: set XDG_RUNTIME_DIR to a directory of your own",
         )
-    })?;
-    Ok(dir)
+    })
 }
 
 /// Refuses what is no directory of ours, or has any of these bits.

@@ -212,37 +212,32 @@ fn archives_come_back_as_they_were() {
         store.ok(&["save", "-o", &file, "two:1"]);
         let dir = store.arg("layout");
         store.ok(&["save", "-o", &dir, "--format", "oci-dir", "two:1"]);
+        // Also where no directory can be replaced, and there whole or not at all too.
         let small = store.arg("small");
         fs::create_dir(&small).unwrap();
-        let mount = ["-t", "tmpfs", "-o", "size=12k", "tmpfs", &small];
-        assert!(
-            Command::new("mount")
-                .args(mount)
-                .status()
-                .unwrap()
-                .success()
-        );
-        let full = [
-            "save",
-            "-o",
-            &format!("{small}/layout"),
-            "--format",
-            "oci-dir",
-            "two:1",
-        ];
-        let said = store.fails(&full);
+        let mount = |what: &str| {
+            let args = ["-t", "tmpfs", "-o", what, "tmpfs", &small];
+            let done = Command::new("mount").args(args).status().unwrap();
+            assert!(done.success());
+        };
+        let save = ["save", "-o", ".", "--format", "oci-dir", "two:1"];
+        let here = |args: &[&str]| store.command(args).current_dir(&small).output().unwrap();
+        mount("size=12k");
+        let said = text(&here(&save).stderr);
         let left = fs::read_dir(&small).unwrap().count();
-        assert!(
-            Command::new("umount")
-                .arg(&small)
-                .status()
-                .unwrap()
-                .success()
-        );
+        mount("remount,size=10m");
+        let out = here(&save);
+        let loaded = here(&["load", "-i", "."]);
+        let again = text(&here(&save).stderr);
+        let done = Command::new("umount").arg(&small).status().unwrap();
+        assert!(done.success());
         assert!(
             said.contains("No space left") && left == 0,
             "{left}: {said}"
         );
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        assert_eq!(text(&loaded.stdout), "Loaded image: two:1\n");
+        assert!(again.contains("`.` is not empty"), "{again}");
         store.ok(&["rmi", "two:1"]);
         assert_eq!(store.ok(&["load", "-i", &file]), "Loaded image: two:1\n");
         assert_eq!(store.ok(&["images", "-q", "--no-trunc"]), id);

@@ -7,6 +7,7 @@ mod common;
 
 use std::{
     fs,
+    io::Write,
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown, symlink},
         process::CommandExt,
@@ -22,6 +23,9 @@ use tempfile::TempDir;
 
 /// In no account file, and so without further ids.
 const NOBODY_ELSE: u32 = 4_242;
+
+/// A container that ends by itself and leaves nothing.
+const RUN: [&str; 4] = ["run", "--rm", "--network", "none"];
 
 /// A user with a home directory and a store.
 struct User {
@@ -155,6 +159,42 @@ impl User {
         command
     }
 
+    /// A command as `by` runs it, with all else as it was.
+    fn like(&self, command: &Command, mut by: Command) -> Command {
+        by.arg(command.get_program()).args(command.get_args());
+        by.env_clear().stdin(Stdio::null());
+        for (name, value) in command.get_envs() {
+            by.env(name, value.unwrap_or_default());
+        }
+        by.current_dir(self.path("home"));
+        by
+    }
+
+    /// Where the kernel lets nobody make user namespaces: in one of our own, so that the machine
+    /// keeps its setting.
+    fn without_namespaces(&self, args: &[&str]) -> Output {
+        // Powers come with the second program, when there is a root in the namespace.
+        let script = "read -r go && exec /bin/bash -c ' \
+                      echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid \"$1\" \
+                      --regid \"$1\" --clear-groups -- \"${@:2}\" < /dev/null' - \"$@\"";
+        let mut nested = Command::new("/usr/bin/unshare");
+        nested.args(["--user", "/bin/bash", "-c", script, "-"]);
+        nested.arg(self.uid.to_string());
+        let mut nested = self.like(&self.command(args), nested);
+        nested.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = nested.stderr(Stdio::piped()).spawn().unwrap();
+        let ours = fs::read_link("/proc/self/ns/user").unwrap();
+        let its = format!("/proc/{}", child.id());
+        self.until("no namespace", || {
+            fs::read_link(format!("{its}/ns/user")).is_ok_and(|ns| ns != ours)
+        });
+        for map in ["uid_map", "gid_map"] {
+            fs::write(format!("{its}/{map}"), "0 0 4294967295\n").unwrap();
+        }
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        child.wait_with_output().unwrap()
+    }
+
     fn output(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
@@ -163,6 +203,18 @@ impl User {
         let out = self.output(args);
         assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
         text(&out.stdout).trim_end().to_owned()
+    }
+
+    /// What a container says that ends by itself; `more` are further options, the image, a command.
+    fn run(&self, more: &[&str]) -> String {
+        self.ok(&[&RUN, more].concat())
+    }
+
+    /// Starts one that sleeps; its id.
+    fn sleeper(&self, name: &str, network: &str) -> String {
+        let sleeps = ["box", "sh", "-c", "echo said; sleep 1000"];
+        let run = ["run", "-d", "--name", name, "--network", network];
+        self.ok(&[&run[..], &sleeps].concat())
     }
 
     /// What a command that fails with `code` says.
@@ -237,15 +289,7 @@ fn a_user_with_one_id() {
         return;
     };
     user.import();
-    let said = user.output(&[
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "box",
-        "cat",
-        "/proc/self/uid_map",
-    ]);
+    let said = user.output(&[&RUN[..], &["box", "cat", "/proc/self/uid_map"]].concat());
     let map = text(&said.stdout);
     let words: Vec<&str> = map.split_whitespace().collect();
     if words.len() > 3 {
@@ -263,25 +307,20 @@ fn a_user_with_one_id() {
         "{said}"
     );
     // All files are the user's own, inside as root's and outside by his number.
-    let run = ["run", "--rm", "--network", "none", "box"];
-    let with = |more: &[&'static str]| user.ok(&[&run[..], more].concat());
-    assert_eq!(with(&["stat", "-c", "%u:%g", "/srv/page"]), "0:0");
-    assert!(with(&["id"]).starts_with("uid=0(root) gid=0(root)"));
+    assert_eq!(
+        user.run(&["box", "stat", "-c", "%u:%g", "/srv/page"]),
+        "0:0"
+    );
+    assert!(
+        user.run(&["box", "id"])
+            .starts_with("uid=0(root) gid=0(root)")
+    );
     let store = user.path("home/.local/share/unlade");
     assert_eq!(fs::metadata(&store).unwrap().uid(), user.uid);
     assert_eq!(fs::metadata(&store).unwrap().mode() & 0o777, 0o700);
     user.assert_nothing_left();
     // One that ends when no command is there any more.
-    user.ok(&[
-        "run",
-        "-d",
-        "--rm",
-        "--network",
-        "none",
-        "box",
-        "sleep",
-        "1",
-    ]);
+    user.run(&["-d", "box", "sleep", "1"]);
     user.until("it stays", || user.ok(&["ps", "-aq"]).is_empty());
     user.assert_nothing_left();
 }
@@ -297,8 +336,7 @@ fn owners_are_subordinate_ids() {
             eprintln!("skipped crun: it is not installed");
             continue;
         }
-        let run = ["run", "--runtime", runtime, "--rm", "--network", "none"];
-        let with = |more: &[&'static str]| user.ok(&[&run[..], more].concat());
+        let with = |more: &[&str]| user.run(&[&["--runtime", runtime], more].concat());
         let map = with(&["box", "cat", "/proc/self/uid_map"]);
         let words: Vec<&str> = map.split_whitespace().collect();
         let own = user.uid.to_string();
@@ -308,8 +346,7 @@ fn owners_are_subordinate_ids() {
         // Bound directories have the owners of the host, through the same map.
         let home = user.path("home").display().to_string();
         let bind = format!("{home}:/mnt");
-        let args = [&run[..], &["-v", &bind, "box", "touch", "/mnt/made"]].concat();
-        user.ok(&args);
+        with(&["-v", &bind, "box", "touch", "/mnt/made"]);
         let made = user.path("home/made");
         assert_eq!(fs::metadata(&made).unwrap().uid(), user.uid);
         fs::remove_file(made).unwrap();
@@ -335,34 +372,12 @@ fn one_pair_of_namespaces_for_all_commands() {
         return;
     };
     user.import();
-    let id = user.ok(&[
-        "run",
-        "-d",
-        "--name",
-        "one",
-        "--network",
-        "none",
-        "box",
-        "sh",
-        "-c",
-        "echo said; sleep 1000",
-    ]);
-    assert_eq!(id.len(), 64);
+    assert_eq!(user.sleeper("one", "none").len(), 64);
     assert_eq!(user.holders(), 1);
     let namespace =
         |name: &str| user.ok(&["exec", name, "stat", "-Lc", "%i", "/proc/self/ns/user"]);
     let first = namespace("one");
-    user.ok(&[
-        "run",
-        "-d",
-        "--name",
-        "two",
-        "--network",
-        "none",
-        "box",
-        "sleep",
-        "1000",
-    ]);
+    user.sleeper("two", "none");
     assert_eq!((namespace("two"), user.holders()), (first.clone(), 1));
     assert_eq!(user.ok(&["logs", "one"]), "said");
     assert!(user.ok(&["exec", "one", "id"]).starts_with("uid=0(root)"));
@@ -373,18 +388,7 @@ fn one_pair_of_namespaces_for_all_commands() {
     assert_eq!(user.ok(&["exec", "one", "cat", "/srv/new"]), "text");
     assert!(user.ok(&["diff", "one"]).contains("A /srv/new"));
     user.ok(&["commit", "one", "changed"]);
-    assert_eq!(
-        user.ok(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "changed",
-            "cat",
-            "/srv/new"
-        ]),
-        "text"
-    );
+    assert_eq!(user.run(&["changed", "cat", "/srv/new"]), "text");
     assert!(user.ok(&["top", "one"]).contains("sleep"));
     // The holder is killed: those who are there are found, and get another.
     let pid = rustix::process::Pid::from_raw(user.holder()).unwrap();
@@ -404,7 +408,7 @@ fn a_killed_command_leaves_nothing() {
     };
     user.import();
     for millis in [0, 20, 60, 150, 400] {
-        let args = ["run", "--rm", "--network", "none", "box", "sleep", "1000"];
+        let args = [&RUN[..], &["box", "sleep", "1000"]].concat();
         let mut child = user.command(&args).stderr(Stdio::null()).spawn().unwrap();
         thread::sleep(Duration::from_millis(millis));
         child.kill().unwrap();
@@ -443,16 +447,7 @@ fn what_an_ordinary_user_cannot_have_is_said() {
         return;
     };
     user.import();
-    let said = user.output(&[
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "-m",
-        "64m",
-        "box",
-        "true",
-    ]);
+    let said = user.output(&[&RUN[..], &["-m", "64m", "box", "true"]].concat());
     assert!(said.status.success());
     assert!(text(&said.stderr).contains("the memory limit is passed over"));
     let said = user.fails(125, &["run", "--rm", "box", "true"]);
@@ -460,17 +455,7 @@ fn what_an_ordinary_user_cannot_have_is_said() {
         said.contains("need root") && said.contains("--network none"),
         "{said}"
     );
-    user.ok(&[
-        "run",
-        "-d",
-        "--name",
-        "one",
-        "--network",
-        "host",
-        "box",
-        "sleep",
-        "1000",
-    ]);
+    user.sleeper("one", "host");
     for verb in ["pause", "stats"] {
         let said = user.fails(1, &[verb, "one"]);
         assert!(said.contains("has no control group"), "{said}");
@@ -483,6 +468,63 @@ fn what_an_ordinary_user_cannot_have_is_said() {
     );
     assert_eq!(user.ok(&["info", "--format", "{{.Rootless}}"]), "true");
     user.assert_nothing_left();
+}
+
+/// Who is root in a namespace of somebody else's making is root, and gets nothing of the user's.
+#[test]
+fn root_elsewhere_makes_nothing_of_the_users() {
+    let Some(user) = User::new("root_elsewhere_makes_nothing_of_the_users") else {
+        return;
+    };
+    let mut unshare = Command::new("/usr/bin/unshare");
+    unshare.args(["--user", "--map-root-user"]);
+    let unlade = user.command(&["--root", "store", "--run-root", "elsewhere", "images"]);
+    let mut elsewhere = user.like(&unlade, unshare);
+    if rustix::process::geteuid().is_root() {
+        elsewhere.uid(user.uid).gid(user.uid);
+    }
+    let out = elsewhere.output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(user.path("home/store").exists());
+    assert_eq!(fs::read_dir(user.path("run")).unwrap().count(), 0);
+}
+
+#[test]
+fn without_user_namespaces() {
+    let Some(user) = User::new("without_user_namespaces") else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can take them from a user");
+    }
+    let tar = user.path("box.tar").display().to_string();
+    let without = |code: i32, args: &[&str]| {
+        let out = user.without_namespaces(args);
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {said}");
+        (text(&out.stdout), said)
+    };
+    without(0, &["import", &tar, "box"]);
+    assert!(without(0, &["images"]).0.contains("box"));
+    let info = without(0, &["info"]).0;
+    assert!(info.contains("no namespaces"), "{info}");
+    let saved = user.path("home/saved.tar").display().to_string();
+    without(0, &["save", "-o", &saved, "box"]);
+    assert!(fs::metadata(&saved).unwrap().len() > 1 << 20);
+    for (code, args) in [
+        (125, &[&RUN[..], &["box", "true"]].concat()[..]),
+        (1, &["create", "box", "true"]),
+    ] {
+        let said = without(code, args).1;
+        assert!(
+            said.contains("no more user namespaces") && said.contains("max_user_namespaces"),
+            "{said}"
+        );
+    }
+    without(1, &["image", "mount", "box", "at"]);
+    assert_eq!(without(0, &["ps", "-aq"]).0, "");
+    without(0, &["rmi", "box"]);
+    assert_eq!(user.holders(), 0);
 }
 
 #[test]

@@ -391,6 +391,48 @@ fn cleanup_is_run_once_by_whom_it_should() {
     }
 }
 
+/// What keeps the namespaces is there from the start until somebody has cleaned up, and nobody else
+/// has it.
+#[test]
+fn namespaces_are_kept_until_it_is_cleaned_up() {
+    use rustix::fs::{FlockOperation, flock};
+    for runtime in runtimes() {
+        let mut b = Box::new(runtime, &["fds", "line"]).stdin(Stdin::Open);
+        let at = |name: &str| b.dir.path().join(name);
+        let (users, go, mark) = (at("users.lock"), at("go"), at("cleaned"));
+        let file = fs::File::create(&users).unwrap();
+        flock(&file, FlockOperation::LockShared).unwrap();
+        let free = || {
+            let file = fs::File::open(&users).unwrap();
+            flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        };
+        let made = std::process::Command::new("mkfifo").arg(&go).status();
+        assert!(made.unwrap().success());
+        let script = format!("cat {} > {}", go.display(), mark.display());
+        b.launch.cleanup = vec!["/bin/sh".into(), "-c".into(), script];
+        let fds = Fds {
+            users: Some(file.as_fd()),
+            ..Fds::default()
+        };
+        let mut started = started(b.outcome(&fds));
+        drop(file);
+        assert!(!free());
+        // Letting go of ports is not letting go of it.
+        shim::release(b.run()).unwrap();
+        let mut sender = started.connection.sender().unwrap();
+        sender.input(b"\n").unwrap();
+        let (out, ..) = all(&mut started.connection);
+        assert!(!out.contains("users.lock"), "{out}");
+        // The command that cleans up has begun, and waits.
+        until("it begins to clean up", || mark.exists());
+        assert!(!free(), "{runtime}");
+        fs::write(&go, "x").unwrap();
+        until("it is let go", free);
+        assert_eq!(fs::read_to_string(&mark).unwrap(), "x");
+        b.nothing_is_left();
+    }
+}
+
 #[test]
 fn processes_in_a_container() {
     for runtime in runtimes() {

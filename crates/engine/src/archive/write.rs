@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry as Slot},
     fmt,
-    fs::{self, File},
+    fs::File,
     io::{self, BufWriter, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -18,7 +18,7 @@ use unlade_unpack::{Algorithm, Cancel, Digest, Hasher};
 
 use super::header::{self, Type};
 use crate::{
-    dest::Dest,
+    dest::{Dest, Filling},
     error::{Error, Kind, Result},
     image::{
         Document, FullConfig,
@@ -119,49 +119,24 @@ pub fn write(
         .map_err(host)
 }
 
-/// Writes an OCI layout of `images` to `dir`, which appears whole or not at all; what is there may
-/// be an empty directory.
+/// The names in a layout, in the order in which they may appear: by the last one it is a layout.
+const LAYOUT: [&str; 3] = ["blobs", "oci-layout", "index.json"];
+
+/// Writes an OCI layout of `images` to `dir`, which appears whole or not at all. If it is an empty
+/// directory already, that is filled, and nothing takes it for a layout until it is whole.
 ///
 /// # Errors
-/// As [`write()`]'s, and [`Kind::Conflict`] if there is something in `dir`.
+/// As [`write()`]'s, and [`Kind::Host`] if there is something in `dir`, or it cannot be made.
 pub fn write_dir(images: &[ImageToSave], dir: &Path, cancel: &Cancel) -> Result<()> {
     let plan = Plan::new(images, Format::Oci)?;
-    let shown = dir.display();
-    let host = |e: Errno| Error::host(format!("write the layout `{shown}`"), e);
-    if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        let m = format!("`{shown}` is not empty");
-        return Err(Error::new(Kind::Conflict, m).with_hint("choose a new directory"));
+    if let Some(filling) = Filling::begin(dir)? {
+        plan.write_to(filling.tree(), dir, cancel)?;
+        return Ok(filling.commit(&LAYOUT)?);
     }
-    let hint = "choose a new directory, where its parent lets you make one";
     let staging = Dest::open(dir, false)
         .and_then(Dest::stage)
-        .map_err(|e| e.with_hint(hint))?;
-    let make_dir = |at: BorrowedFd<'_>, name: &str| -> Result<OwnedFd> {
-        match mkdirat(at, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(host(e)),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(at, name, flags, Mode::empty()).map_err(host)
-    };
-    let make_file = |at: BorrowedFd<'_>, name: &str| -> Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = openat(at, name, flags, Mode::from_raw_mode(0o644));
-        file.map(File::from).map_err(host)
-    };
-    let failed = |e| Error::host(format!("write the layout `{shown}`"), e);
-    let blobs = make_dir(staging.tree(), "blobs")?;
-    for (digest, blob) in &plan.blobs {
-        let parent = make_dir(blobs.as_fd(), digest.algorithm().name())?;
-        let file = make_file(parent.as_fd(), &digest.hex())?;
-        let mut file = BufWriter::with_capacity(CHUNK, file);
-        blob.copy(digest, &mut file, cancel)?;
-        file.flush().map_err(failed)?;
-    }
-    for (name, bytes) in &plan.files {
-        let mut file = make_file(staging.tree(), name)?;
-        file.write_all(bytes).map_err(failed)?;
-    }
+        .map_err(|e| e.with_hint("choose a directory that can be made"))?;
+    plan.write_to(staging.tree(), dir, cancel)?;
     Ok(staging.commit()??)
 }
 
@@ -273,6 +248,39 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(Self { blobs, files })
+    }
+
+    /// Writes a layout into the directory `tree`, which will be `dir`.
+    fn write_to(&self, tree: BorrowedFd<'_>, dir: &Path, cancel: &Cancel) -> Result<()> {
+        let shown = dir.display();
+        let host = |e: Errno| Error::host(format!("write the layout `{shown}`"), e);
+        let make_dir = |at: BorrowedFd<'_>, name: &str| -> Result<OwnedFd> {
+            match mkdirat(at, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(host(e)),
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(at, name, flags, Mode::empty()).map_err(host)
+        };
+        let make_file = |at: BorrowedFd<'_>, name: &str| -> Result<File> {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(at, name, flags, Mode::from_raw_mode(0o644));
+            file.map(File::from).map_err(host)
+        };
+        let failed = |e| Error::host(format!("write the layout `{shown}`"), e);
+        let blobs = make_dir(tree, "blobs")?;
+        for (digest, blob) in &self.blobs {
+            let parent = make_dir(blobs.as_fd(), digest.algorithm().name())?;
+            let file = make_file(parent.as_fd(), &digest.hex())?;
+            let mut file = BufWriter::with_capacity(CHUNK, file);
+            blob.copy(digest, &mut file, cancel)?;
+            file.flush().map_err(failed)?;
+        }
+        for (name, bytes) in &self.files {
+            let mut file = make_file(tree, name)?;
+            file.write_all(bytes).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 

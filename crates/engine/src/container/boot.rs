@@ -78,24 +78,6 @@ impl Containers<'_> {
         self.conclude(&record, &place)
     }
 
-    /// Does what the end of a run asks for, if it has ended. The caller holds the lock.
-    fn conclude(&self, record: &Record, place: &Place) -> Result<()> {
-        if self.view(record)?.is_active() {
-            return Ok(());
-        }
-        if record.request.host_config.auto_remove && record.stage == Stage::Created {
-            // Should this process be killed, the next command goes on.
-            self.store
-                .set_container_stage(&record.id, Stage::Removing)?;
-            self.remove_parts(record, true)?;
-        } else if self.seen(&record.id)?.is_some() {
-            self.end_run(record, place)?;
-        } else {
-            self.end_unseen(record, place)?;
-        }
-        Ok(())
-    }
-
     /// Takes away what killed processes have left of runs: what starts have set up whose commands
     /// were killed before they told a shim, and what ended without anybody who cleaned up. Their
     /// directories say which those are: while one is started it is locked, and later there is its
@@ -151,7 +133,7 @@ impl Containers<'_> {
     }
 
     /// Records the end of a run of which nothing is left.
-    fn end_unseen(&self, record: &Record, place: &Place) -> Result<()> {
+    pub(super) fn end_unseen(&self, record: &Record, place: &Place) -> Result<()> {
         if let Some(run) = record.run.as_ref().filter(|r| r.exit_code.is_none()) {
             let view = self.view(record)?;
             let run = Run {

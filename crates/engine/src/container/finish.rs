@@ -53,22 +53,29 @@ impl Containers<'_> {
             Err(e) if e.kind() == Kind::NotFound => return Ok(()),
             held => held?,
         };
-        if self.view(&record)?.is_active() {
+        self.conclude(&record, &place)?;
+        drop(locked);
+        Ok(())
+    }
+
+    /// Does what the end of a run asks for, if it has ended. The caller holds the lock.
+    pub(super) fn conclude(&self, record: &Record, place: &Place) -> Result<()> {
+        if self.view(record)?.is_active() {
             return Ok(());
         }
         if record.request.host_config.auto_remove {
             if record.stage == Stage::Created {
                 // Should this process be killed, the next command goes on.
-                self.store.set_container_stage(id, Stage::Removing)?;
+                self.store
+                    .set_container_stage(&record.id, Stage::Removing)?;
             }
-            self.remove_parts(&record, true)?;
-        } else if self.seen(id)?.is_some() {
-            self.end_run(&record, &place)?;
+            self.remove_parts(record, true)?;
+        } else if self.seen(&record.id)?.is_some() {
+            self.end_run(record, place)?;
         } else {
-            // Whoever removes it has taken the directory away already, and the lock made another.
-            place.remove_run()?;
+            // Whoever removes it may have taken the directory away already, and the lock made another.
+            self.end_unseen(record, place)?;
         }
-        drop(locked);
         Ok(())
     }
 

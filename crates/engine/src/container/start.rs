@@ -153,6 +153,7 @@ impl Containers<'_> {
         let fds = Fds {
             rootfs: Some(ready.rootfs.as_fd()),
             lock: Some(locked.as_fd()),
+            users: rootless::keep(),
             stdio: None,
             held: &ready.held,
         };
@@ -212,7 +213,7 @@ impl Containers<'_> {
                     .resolve(&record.id, mounts, rootfs.as_fd(), &facts, &self.layers())?;
             Ok::<_, Error>((rootfs, user, resolved))
         };
-        let ((rootfs, user, resolved), mut attached) = if quick {
+        let ((rootfs, user, resolved), attached) = if quick {
             (root()?, self.networks.attach(&who, request)?)
         } else {
             thread::scope(|scope| {
@@ -232,7 +233,6 @@ impl Containers<'_> {
         let cdi = spec::cdi::find(&self.config.cdi_spec_dirs, requests, &user)?;
         let host = self.host();
         let cgroup = cgroup(request, &record.id);
-        attached.held.extend(rootless::keep()?);
         let placement = Placement {
             id: record.id.clone(),
             name: record.name.clone(),

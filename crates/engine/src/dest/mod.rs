@@ -4,6 +4,7 @@
 //! resolved below a descriptor of DEST's parent; with [`Dest::confine`] that descriptor is the
 //! only thing that this process can still write to.
 
+mod inside;
 mod staging;
 
 use std::{
@@ -23,6 +24,7 @@ use rustix::{
 };
 use unlade_unpack::{Error, Kind, Result, fault};
 
+pub use self::inside::Filling;
 use self::staging::{Dir700, TREE};
 use crate::sys;
 
@@ -109,26 +111,14 @@ impl Dest {
                 hint,
             ));
         }
-        if !self.force && !self.is_empty()? {
+        let empty = || match is_empty(self.parent.as_fd(), &self.name) {
+            Err(Errno::ACCESS) => Ok(false),
+            listed => listed.map_err(|e| Error::host(format!("list `{}`", path.display()), e)),
+        };
+        if !self.force && !empty()? {
             return Err(not_empty(path));
         }
         Ok(())
-    }
-
-    fn is_empty(&self) -> Result<bool> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let list = match openat(&self.parent, &self.name, flags, Mode::empty()) {
-            Err(Errno::ACCESS) => return Ok(false),
-            fd => fd.and_then(Dir::new),
-        };
-        let host = |e| Error::host(format!("list `{}`", self.path.display()), e);
-        for entry in list.map_err(host)? {
-            let entry = entry.map_err(host)?;
-            if ![c".", c".."].contains(&entry.file_name()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Whether `path`, which need not exist itself, is what is at DEST now or lies in it.
@@ -209,6 +199,17 @@ impl Dest {
             dest: self,
         })
     }
+}
+
+/// Whether nothing is in a directory.
+fn is_empty(parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for entry in openat(parent, name, flags, Mode::empty()).and_then(Dir::new)? {
+        if ![c".", c".."].contains(&entry?.file_name()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn not_empty(path: &Path) -> Error {

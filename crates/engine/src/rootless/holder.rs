@@ -44,7 +44,11 @@ fn begin(new: bool, dir: &Path) -> io::Result<()> {
         out.write_all(word).and_then(|()| out.flush())
     };
     if new {
-        sys::unshare_user()?;
+        sys::unshare_user().map_err(|e| match e.kind() {
+            // The kernel's word for it is the one for full disks.
+            io::ErrorKind::StorageFull => io::Error::other("no more user namespaces may be made"),
+            _ => e,
+        })?;
         say(b"u")?;
         let mut word = [0];
         io::stdin().read_exact(&mut word)?;

@@ -11,7 +11,7 @@ mod ids;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::{ChildStdout, Command, Stdio},
@@ -19,7 +19,8 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{FlockOperation, Mode, OFlags, flock},
+    io::Errno,
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
@@ -101,10 +102,8 @@ pub fn notes() -> Vec<String> {
 }
 
 /// What keeps the namespaces for as long as it is open, in whatever process; `None` for root.
-pub(crate) fn keep() -> Result<Option<OwnedFd>> {
-    let kept = USING.get().map(File::try_clone).transpose();
-    let kept = kept.map_err(|e| Error::host("duplicate a descriptor", e))?;
-    Ok(kept.map(OwnedFd::from))
+pub(crate) fn keep() -> Option<BorrowedFd<'static>> {
+    USING.get().map(AsFd::as_fd)
 }
 
 /// As `keep`, for the program that this process becomes.
@@ -135,27 +134,64 @@ fn join(dir: &Path) -> Result<bool> {
     let Some((pid, namespace)) = user::holder(dir) else {
         return Ok(false);
     };
+    let Some(holder) = Other::find(pid) else {
+        return Ok(false);
+    };
+    let Some(users) = open(&holder.namespace("user"))? else {
+        return Ok(false);
+    };
     // Another process may have its number now.
-    if user::inode(&of(pid, "user")) != Some(namespace) {
+    let found = users.metadata();
+    if found
+        .map_err(|e| Error::host("look at a namespace", e))?
+        .ino()
+        != namespace
+    {
         return Ok(false);
     }
-    join_by(&of(pid, "user"), &of(pid, "mnt"))
+    let mounts = open(&holder.namespace("mnt"))?;
+    mounts.map_or(Ok(false), |mounts| join_both(&users, &mounts))
 }
 
-fn of(pid: i32, namespace: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/ns/{namespace}"))
+/// A process of which all that is looked up is its own, whoever has its number later.
+struct Other {
+    at: PathBuf,
+    _dir: OwnedFd,
 }
 
-fn join_by(users: &Path, mounts: &Path) -> Result<bool> {
-    let open = |path: &Path| match File::open(path) {
+impl Other {
+    fn find(pid: i32) -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty()).ok()?;
+        Some(Self {
+            at: PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())),
+            _dir: dir,
+        })
+    }
+
+    fn namespace(&self, kind: &str) -> PathBuf {
+        self.at.join("ns").join(kind)
+    }
+
+    /// What it has open, and where that is found.
+    fn files(&self) -> Option<Vec<(PathBuf, PathBuf)>> {
+        let fds = fs::read_dir(self.at.join("fd")).ok()?.flatten();
+        let to = |path: PathBuf| Some((fs::read_link(&path).ok()?, path));
+        Some(fds.filter_map(|fd| to(fd.path())).collect())
+    }
+}
+
+/// Opens a namespace; `None` if who was in it has gone.
+fn open(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => opened
-            .map(Some)
-            .map_err(|e| Error::host(format!("open the namespace `{}`", path.display()), e)),
-    };
-    let (Some(users), Some(mounts)) = (open(users)?, open(mounts)?) else {
-        return Ok(false);
-    };
+        Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(e) => Err(Error::host("open a namespace of yours", e)),
+    }
+}
+
+fn join_both(users: &File, mounts: &File) -> Result<bool> {
     let here = std::env::current_dir();
     let entered = move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))
         .and_then(|()| move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)));
@@ -169,46 +205,41 @@ fn join_by(users: &Path, mounts: &Path) -> Result<bool> {
 
 /// After the holder was killed: joins those who are still there, and starts another holder.
 fn rejoin(dir: &Path, config: &Config) -> Result<bool> {
-    let Some((users, mounts)) = member(&dir.join(USERS)) else {
+    let Some((other, mounts)) = member(&dir.join(USERS)) else {
         return Ok(false);
     };
-    if !join_by(&users, &mounts)? {
+    let (users, mounts) = (open(&other.namespace("user"))?, open(&mounts)?);
+    let Some((users, mounts)) = users.zip(mounts) else {
         return Ok(false);
-    }
+    };
+    join_both(&users, &mounts)?;
     let (pid, mut child) = start(dir, config, "here")?;
     child.expect(b'r')?;
     record(dir, pid)?;
     Ok(true)
 }
 
-/// The namespaces of a process that has the lock open and is in a user namespace other than ours.
-fn member(lock: &Path) -> Option<(PathBuf, PathBuf)> {
+/// A process that has the lock open and is in a user namespace other than ours, and where the
+/// mount namespace of all is found.
+fn member(lock: &Path) -> Option<(Other, PathBuf)> {
     // As the kernel has the path of a descriptor.
     let lock = &lock.canonicalize().ok()?;
     let uid = rustix::process::geteuid().as_raw();
     let ours = user::inode(Path::new("/proc/self/ns/user"));
-    let namespaces = |pid: i32| {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-        let links: Vec<(PathBuf, PathBuf)> = fds
-            .filter_map(|fd| Some((fs::read_link(fd.path()).ok()?, fd.path())))
-            .collect();
-        if !links.iter().any(|(to, _)| to == lock) {
-            return None;
-        }
-        // A shim has mounts of its own, and a way back to those of all.
-        let back = links
-            .into_iter()
-            .find(|(to, _)| to.to_string_lossy().starts_with("mnt:["));
-        let mounts = back.map_or_else(|| of(pid, "mnt"), |(_, fd)| fd);
-        Some((of(pid, "user"), mounts))
-    };
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let mine = entry.metadata().is_ok_and(|m| m.uid() == uid);
-        let theirs = || user::inode(&of(pid, "user"));
-        (mine && theirs().is_some() && theirs() != ours)
-            .then(|| namespaces(pid))
-            .flatten()
+        let other = Other::find(pid).filter(|_| mine)?;
+        let theirs = user::inode(&other.namespace("user"))?;
+        let files = other.files().filter(|_| Some(theirs) != ours)?;
+        if !files.iter().any(|(to, _)| to == lock) {
+            return None;
+        }
+        // A shim has mounts of its own, and a way back to those of all.
+        let mut files = files.into_iter();
+        let back = files.find(|(to, _)| to.to_string_lossy().starts_with("mnt:["));
+        let mounts = back.map_or_else(|| other.namespace("mnt"), |(_, fd)| fd);
+        Some((other, mounts))
     })
 }
 

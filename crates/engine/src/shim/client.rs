@@ -29,6 +29,9 @@ pub struct Fds<'a> {
     /// The lock under which it is started. The shim keeps it until others can see it, so that
     /// whoever comes after a client that was killed meanwhile waits for that.
     pub lock: Option<BorrowedFd<'a>>,
+    /// What keeps an ordinary user's namespaces. The shim has it to its very end, and whoever cleans
+    /// up after it has it from there.
+    pub users: Option<BorrowedFd<'a>>,
     /// For [`Io::Passed`]: standard input, output and error.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// What the shim only has to keep open as long as the container is not over: sockets that
@@ -131,6 +134,7 @@ impl Shim {
             launch: Box::new(launch.clone()),
             rootfs: fds.rootfs.is_some(),
             lock: fds.lock.is_some(),
+            users: fds.users.is_some(),
             stdio,
         };
         self.begin(&request, fds, stdio)
@@ -151,7 +155,8 @@ impl Shim {
     }
 
     fn begin(self, request: &Request, fds: &Fds<'_>, stdio: bool) -> Result<Outcome> {
-        let mut all: Vec<BorrowedFd<'_>> = fds.rootfs.into_iter().chain(fds.lock).collect();
+        let first = [fds.rootfs, fds.lock, fds.users];
+        let mut all: Vec<BorrowedFd<'_>> = first.into_iter().flatten().collect();
         match fds.stdio {
             Some(three) if stdio => all.extend(three),
             None if stdio => return Err(Error::new(Kind::Bug, "no streams were handed over")),

@@ -37,12 +37,13 @@ const MAX_FDS: usize = 64;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Request {
-    /// Beside it come the descriptors: the root's mount, the lock of its start, three streams,
-    /// then sockets that are only held.
+    /// Beside it come the descriptors: the root's mount, the lock of its start, that of an ordinary
+    /// user's namespaces, three streams, then sockets that are only held.
     Launch {
         launch: Box<Launch>,
         rootfs: bool,
         lock: bool,
+        users: bool,
         stdio: bool,
     },
     Exec {

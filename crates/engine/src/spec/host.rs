@@ -261,7 +261,7 @@ fn profiles(list: &str) -> BTreeSet<String> {
     names.collect()
 }
 
-/// A profile for containers that is loaded: another's name than the engine's own is as good.
+/// A profile for containers that is loaded: one that an administrator has made for us, or docker's.
 fn apparmor_profile(loaded: &BTreeSet<String>) -> Option<String> {
     ["unlade-default", "docker-default"]
         .into_iter()

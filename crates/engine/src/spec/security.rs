@@ -188,8 +188,9 @@ pub(super) fn unconfined(h: &HostConfig, options: &Options, host: &HostFacts) ->
     let asked = h.privileged || options.apparmor.is_some();
     let lacks = host.apparmor && host.apparmor_loaded.is_some() && host.apparmor_profile.is_none();
     (lacks && !asked).then(|| {
-        "AppArmor does not confine the container: neither unlade-default nor docker-default is \
-         loaded (apparmor_parser -r FILE)"
+        "AppArmor does not confine the container: unlade brings no profile, and neither one of the \
+         name unlade-default nor docker's docker-default is loaded (load one with apparmor_parser \
+         -r FILE, or name another with --security-opt apparmor=NAME)"
             .to_owned()
     })
 }

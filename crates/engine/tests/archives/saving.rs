@@ -4,11 +4,13 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
 };
 
 use serde_json::{Value, json};
 use unlade_engine::{
-    archive::{Format, ImageToSave, write, write_dir},
+    archive::{Format, ImageToSave, LayerToSave, OpenLayer, write, write_dir},
     error::{Error, Kind, Result},
 };
 use unlade_unpack::Cancel;
@@ -52,7 +54,10 @@ fn round_trip() {
     write_dir(&images, &at, &Cancel::new()).unwrap();
     checks(&from_dir(&at).unwrap().0, &images);
     let e = write_dir(&images, &at, &Cancel::new()).unwrap_err();
-    assert_eq!(e.kind(), Kind::Conflict);
+    assert!(
+        e.message().contains("not empty") && e.hint().is_some(),
+        "{e}"
+    );
 }
 
 #[test]
@@ -79,6 +84,46 @@ fn a_layout_appears_whole_or_not_at_all() {
     write_dir(&images, &at, &Cancel::new()).unwrap();
     checks(&from_dir(&at).unwrap().0, &images);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// What a kill would leave in a directory that was there is hidden, nobody else's, and swept by the
+/// next.
+#[test]
+fn a_directory_that_is_there_is_filled() {
+    let mut images = vec![to_save(&two_layers(), "amd64", &["one:1"])];
+    let dir = temp();
+    let at = dir.path().to_owned();
+    let names = |at: &Path| -> Vec<String> {
+        let entries = fs::read_dir(at).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let dead = at.join(".new.unlade-abcdef");
+    fs::create_dir_all(dead.join("tree/blobs")).unwrap();
+    fs::set_permissions(&dead, fs::Permissions::from_mode(0o700)).unwrap();
+    let top = images[0].layers.pop().unwrap();
+    let (size, digest, inside) = (top.size, top.digest, at.clone());
+    let open: OpenLayer = Box::new(move || {
+        let there = names(&inside);
+        assert!(
+            there.len() == 1 && there[0].starts_with(".new.unlade-") && !dead.exists(),
+            "{there:?}"
+        );
+        let mode = fs::metadata(inside.join(&there[0])).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        (top.open)()
+    });
+    images[0].layers.push(LayerToSave { digest, size, open });
+    write_dir(&images, &at.join("."), &Cancel::new()).unwrap();
+    assert_eq!(names(&at), ["blobs", "index.json", "oci-layout"]);
+    assert_eq!(
+        fs::metadata(at.join("blobs")).unwrap().mode() & 0o777,
+        0o755
+    );
+    checks(&from_dir(&at).unwrap().0, &images);
 }
 
 /// The documents, to the letter.

@@ -205,16 +205,16 @@ pub(in crate::cli) struct RmArgs {
     #[arg(short, long)]
     volumes: bool,
 
-    /// Docker's links between containers: refused, since none has a name that could be removed.
+    /// Links between containers are part of them here: refused.
     #[arg(short, long, hide = true)]
     link: bool,
 }
 
 pub(super) fn rm(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
     if args.link {
-        let m = "--link: containers have no links that could be removed one by one";
+        let m = "--link: links cannot be removed one by one";
         return Err(crate::error::Error::new(Kind::Unsupported, m)
-            .with_hint("leave it out to remove the container itself"));
+            .with_hint("they go with the container that has them: `unlade rm` it and make it anew"));
     }
     let engine = globals.engine(cancel)?;
     let containers = engine.containers()?;

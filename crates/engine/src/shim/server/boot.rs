@@ -85,23 +85,24 @@ fn boot() -> Result<Option<Server>> {
         return Ok(None);
     };
     let mut fds = fds.into_iter();
-    let (mut job, log, mounts, [rootfs, lock], stdio, restarts) = match request {
+    let (mut job, log, mounts, [rootfs, lock, users], stdio, restarts) = match request {
         Request::Launch {
             launch,
             rootfs,
             lock,
+            users,
             stdio,
         } => {
             let (mounts, restarts) = (launch.mounts, launch.restarts);
             let mut next = |there: bool| if there { fds.next() } else { None };
-            let first = [next(rootfs), next(lock)];
+            let first = [next(rootfs), next(lock), next(users)];
             let (job, log) = <(Job, Log)>::from(*launch);
             (job, log, mounts, first, stdio, restarts)
         }
         Request::Exec { exec, lock, stdio } => {
             let lock = if lock { fds.next() } else { None };
             let job = Job::from(*exec);
-            (job, Log::None, Mounts::Host, [None, lock], stdio, 0)
+            (job, Log::None, Mounts::Host, [None, lock, None], stdio, 0)
         }
         _ => return Err(Error::new(Kind::Bug, "no shim begins with this")),
     };
@@ -147,6 +148,7 @@ fn boot() -> Result<Option<Server>> {
         checks: None,
         stdio,
         held,
+        users,
         namespaces: mounts::Namespaces::default(),
         stop_with: None,
         kill_at: None,

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, WaitStatus};
+use rustix::{
+    io::FdFlags,
+    process::{Signal, WaitStatus},
+};
 
 use super::{Phase, Server, job::What};
 use crate::{
@@ -200,6 +203,10 @@ impl Server {
         let Some((program, args)) = self.job.cleanup.split_first().filter(|_| !self.cleaned) else {
             return ExitCode::SUCCESS;
         };
+        // Without it the namespaces might end meanwhile, and be made a second time.
+        if let Some(users) = &self.users {
+            let _ = rustix::io::fcntl_setfd(users, FdFlags::empty());
+        }
         // Only if that fails is there anything after it.
         let _ = Command::new(program).args(args).stdin(Stdio::null()).exec();
         ExitCode::FAILURE

@@ -60,6 +60,8 @@ struct Server {
     stdio: Option<[OwnedFd; 3]>,
     /// What is only to be kept open until the end.
     held: Vec<OwnedFd>,
+    /// What keeps an ordinary user's namespaces, until somebody has cleaned up.
+    users: Option<OwnedFd>,
     namespaces: Namespaces,
     /// The signal that asked to stop.
     stop_with: Option<i32>,

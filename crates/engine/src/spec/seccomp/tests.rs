@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompOperator as Op, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Op,
+    LinuxSyscall,
 };
 
 use super::{
@@ -365,20 +366,22 @@ fn an_image_only_takes_away() {
     assert_eq!(both.architectures().as_deref(), Some(&kept[..]));
 }
 
+/// Whether a condition holds of a call's arguments: what the kernel means by it.
+pub(super) fn holds(condition: &LinuxSeccompArg, call: &[u64]) -> bool {
+    let (n, v) = (call[condition.index()], condition.value());
+    match condition.op() {
+        Op::ScmpCmpEq => n == v,
+        Op::ScmpCmpNe => n != v,
+        Op::ScmpCmpLt => n < v,
+        Op::ScmpCmpLe => n <= v,
+        Op::ScmpCmpGe => n >= v,
+        Op::ScmpCmpGt => n > v,
+        Op::ScmpCmpMaskedEq => n & v == condition.value_two().unwrap_or(0),
+    }
+}
+
 fn matches(rule: &LinuxSyscall, call: [u64; 3]) -> bool {
-    let args = rule.args().iter().flatten();
-    args.into_iter().all(|a| {
-        let (n, v) = (call[a.index()], a.value());
-        match a.op() {
-            Op::ScmpCmpEq => n == v,
-            Op::ScmpCmpNe => n != v,
-            Op::ScmpCmpLt => n < v,
-            Op::ScmpCmpLe => n <= v,
-            Op::ScmpCmpGe => n >= v,
-            Op::ScmpCmpGt => n > v,
-            Op::ScmpCmpMaskedEq => n & v == a.value_two().unwrap_or(0),
-        }
-    })
+    rule.args().iter().flatten().all(|a| holds(a, &call))
 }
 
 /// Whether a call comes through. Where rules for and against match, runtimes are not of one mind:

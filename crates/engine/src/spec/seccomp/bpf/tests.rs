@@ -2,7 +2,7 @@ use oci_spec::runtime::{LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSyscal
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    super::tests::{own, resolve},
+    super::tests::{holds, own, resolve},
     *,
 };
 
@@ -49,18 +49,6 @@ fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> u32 {
 /// What the rules say of it, one after another.
 fn meant(filter: &LinuxSeccomp, abi: &Abi, number: u32, args: [u64; 6]) -> u32 {
     let default = answer(filter.default_action(), filter.default_errno_ret()).unwrap();
-    let holds = |arg: &LinuxSeccompArg| {
-        let (n, v) = (args[arg.index()], arg.value());
-        match arg.op() {
-            Op::ScmpCmpEq => n == v,
-            Op::ScmpCmpNe => n != v,
-            Op::ScmpCmpLt => n < v,
-            Op::ScmpCmpLe => n <= v,
-            Op::ScmpCmpGe => n >= v,
-            Op::ScmpCmpGt => n > v,
-            Op::ScmpCmpMaskedEq => n & v == arg.value_two().unwrap_or(0),
-        }
-    };
     if abi.wide && number >= X32 && number != SKIPPED {
         return answer::KILL_THREAD;
     }
@@ -70,7 +58,7 @@ fn meant(filter: &LinuxSeccomp, abi: &Abi, number: u32, args: [u64; 6]) -> u32 {
             continue;
         }
         let about = rule.names().iter().any(|n| (abi.number)(n) == Some(number));
-        if about && rule.args().iter().flatten().all(holds) {
+        if about && rule.args().iter().flatten().all(|a| holds(a, &args)) {
             return answer(rule.action(), rule.errno_ret()).unwrap();
         }
     }
