@@ -213,8 +213,9 @@ pub(in crate::cli) struct RmArgs {
 pub(super) fn rm(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
     if args.link {
         let m = "--link: links cannot be removed one by one";
-        return Err(crate::error::Error::new(Kind::Unsupported, m)
-            .with_hint("they go with the container that has them: `unlade rm` it and make it anew"));
+        return Err(crate::error::Error::new(Kind::Unsupported, m).with_hint(
+            "they go with the container that has them: `unlade rm` it and make it anew",
+        ));
     }
     let engine = globals.engine(cancel)?;
     let containers = engine.containers()?;
