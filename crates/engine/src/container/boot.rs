@@ -75,6 +75,10 @@ impl Containers<'_> {
             }
             seen => drop(seen?),
         }
+        // What a process makes or removes is for that one, or for whoever finds that it has gone.
+        if record.request.host_config.auto_remove && record.stage != Stage::Created {
+            return self.end_if_over(&record, &place);
+        }
         self.conclude(&record, &place)
     }
 

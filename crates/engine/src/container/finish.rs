@@ -70,13 +70,21 @@ impl Containers<'_> {
                     .set_container_stage(&record.id, Stage::Removing)?;
             }
             self.remove_parts(record, true)?;
+            return Ok(());
+        }
+        self.end_if_over(record, place)
+    }
+
+    /// Ends a run, if it has ended, and leaves the container. The caller holds the lock.
+    pub(super) fn end_if_over(&self, record: &Record, place: &Place) -> Result<()> {
+        if self.view(record)?.is_active() {
+            Ok(())
         } else if self.seen(&record.id)?.is_some() {
-            self.end_run(record, place)?;
+            self.end_run(record, place)
         } else {
             // Whoever removes it may have taken the directory away already, and the lock made another.
-            self.end_unseen(record, place)?;
+            self.end_unseen(record, place)
         }
-        Ok(())
     }
 
     /// Records how a run ended and takes away what lived with it. The caller holds the lock.
@@ -101,7 +109,9 @@ impl Containers<'_> {
 
     /// Ends what a killed shim may have left running, and what the runtime keeps of it.
     pub(super) fn stop_remains(&self, record: &Record, place: &Place) -> Result<()> {
-        let (orderly, same_boot) = match shim::State::look(&place.run)? {
+        let seen = shim::State::look(&place.run)?;
+        let ran = seen.is_some();
+        let (orderly, same_boot) = match seen {
             None => (!place.spec().exists(), true),
             Some(seen) => {
                 self.volumes
@@ -118,8 +128,10 @@ impl Containers<'_> {
         if orderly {
             return Ok(());
         }
-        let code = self.view(record)?.exit_code.to_string();
-        self.tell("die", record, &[("exitCode", &code)]);
+        if ran {
+            let code = self.view(record)?.exit_code.to_string();
+            self.tell("die", record, &[("exitCode", &code)]);
+        }
         // Of an earlier boot nothing runs, and its numbers are other processes' now.
         if same_boot {
             match self.runtime(&record.request.host_config.runtime) {
