@@ -191,6 +191,39 @@ fn networks_as_docker_shows_them() {
 }
 
 #[test]
+fn networks_beside_an_interface() {
+    let temp = temp();
+    let dir = temp.path();
+    let create = [
+        "network",
+        "create",
+        "-d",
+        "macvlan",
+        "--subnet=10.79.0.0/24",
+    ];
+    let with = |more: &[&'static str]| [&create[..], more].concat();
+    let want = "unlade: a macvlan network needs an interface of the host as its parent\n\
+                hint: -o parent=NAME; `ip link` lists them\n";
+    assert_eq!(bad(dir, &with(&["beside"])), want);
+    let id = good(dir, &with(&["-o", "parent=lo", "beside"]));
+    let format = "{{.Name}} {{.Driver}}";
+    let ls = [
+        "network",
+        "ls",
+        "--filter",
+        "driver=macvlan",
+        "--format",
+        format,
+    ];
+    assert_eq!(good(dir, &ls), "beside macvlan\n");
+    let shown: Value = serde_json::from_str(&good(dir, &["network", "inspect", "beside"])).unwrap();
+    assert_eq!(shown[0]["Id"], id.trim());
+    assert_eq!(shown[0]["Driver"], "macvlan");
+    assert_eq!(shown[0]["Options"], serde_json::json!({"parent": "lo"}));
+    good(dir, &["network", "rm", "beside"]);
+}
+
+#[test]
 fn volumes_as_docker_shows_them() {
     let temp = temp();
     let dir = temp.path();

@@ -73,7 +73,7 @@ pub(super) struct CreateArgs {
     #[arg(value_name = "NETWORK")]
     name: String,
 
-    /// How it works: bridge.
+    /// How it works: bridge, or macvlan.
     #[arg(short, long, value_name = "DRIVER", default_value = "bridge")]
     driver: String,
 
@@ -81,7 +81,7 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "SUBNET")]
     subnet: Vec<String>,
 
-    /// The host's address in a subnet [default: its first].
+    /// The host's address in a subnet, of macvlan the router's [default: its first].
     #[arg(long, value_name = "ADDRESS")]
     gateway: Vec<String>,
 
@@ -113,7 +113,8 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
 
-    /// An option: mtu, isolate, or docker's com.docker.network.….
+    /// An option: mtu, isolate, or docker's com.docker.network.…; of macvlan, parent (an interface
+    /// of the host), macvlan_mode, mtu.
     #[arg(short, long, value_name = "KEY=VALUE")]
     opt: Vec<String>,
 }

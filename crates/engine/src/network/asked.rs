@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use super::{
-    Member, Networks, ipam, manage,
+    Member, Networks, ipam, manage, options,
     ports::{self, Ask},
-    record::{DEFAULT, Driver, Endpoint, Network, is_name},
+    record::{DEFAULT, Endpoint, Network, is_name},
     settings::{EndpointState, NetworkSettings},
 };
 use crate::{
@@ -125,7 +125,7 @@ pub(super) fn asked(
         first.mac_address.clone_from(mac);
     }
     for (network, settings) in &all {
-        if network.driver != Driver::Bridge {
+        if !network.driver.takes_containers() {
             let m = format!(
                 "container cannot be connected to network {} and to others",
                 network.name
@@ -196,7 +196,7 @@ pub(super) fn place(
 
 /// The ports that a request wants published through a network.
 pub(super) fn published(request: &Request, network: &Network) -> Result<Vec<Ask>> {
-    let ip = network.option(manage::HOST_IP);
+    let ip = network.option(options::HOST_IP);
     let asks = ports::asked(request, ip.and_then(|ip| ip.parse().ok()))?;
     let six = asks.iter().find_map(|a| a.host_ip.filter(IpAddr::is_ipv6));
     if let Some(ip) = six.filter(|_| !network.ipv6) {

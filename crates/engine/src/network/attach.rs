@@ -11,10 +11,10 @@ use std::{
 use super::{
     Attached, Dns, Member, Networks,
     asked::{METRIC, Mode, asked, bad, mode, place, published},
-    hold, link, manage,
+    hold, link,
     netavark::{self, Job, Verb},
-    netns, ports,
-    record::{DEFAULT, Network, is_name},
+    netns, options, ports,
+    record::{DEFAULT, Driver, Network, is_name},
     settings::{EndpointState, NetworkSettings},
     state::{Joined, State},
 };
@@ -139,7 +139,8 @@ impl Networks {
                     publishes: false,
                 });
             }
-            let outside = state.joined.iter_mut().find(|j| !j.network.internal);
+            let outside = |n: &Network| n.driver == Driver::Bridge && !n.internal;
+            let outside = state.joined.iter_mut().find(|j| outside(&j.network));
             let mut held = Vec::new();
             if let Some(joined) = outside {
                 let asks = published(request, &joined.network)?;
@@ -322,7 +323,8 @@ fn pin(network: &Network) -> Result<()> {
     let gateway = network.subnets.first().map(|r| r.gateway);
     let tail = match gateway {
         // One that was named may have been there before, with an address of its own.
-        _ if network.option(manage::INTERFACE).is_some() => return Ok(()),
+        _ if network.option(options::INTERFACE).is_some() => return Ok(()),
+        _ if network.driver != Driver::Bridge => return Ok(()),
         Some(IpAddr::V4(ip)) => ip.octets(),
         Some(IpAddr::V6(ip)) => ip.octets().last_chunk().copied().unwrap_or_default(),
         None => return Ok(()),
@@ -368,8 +370,10 @@ fn settings(netns: &Path, state: &State, request: &Request) -> NetworkSettings {
 fn described(netns: &Path, state: &State, held: Vec<OwnedFd>) -> Attached {
     let joined = state.joined.iter();
     let hosts = joined.flat_map(|j| &j.endpoint.addresses).copied();
-    let gateways = state.joined.iter().flat_map(|j| &j.network.subnets);
-    let gateway = gateways.map(|r| r.gateway).next();
+    // That of another kind of network is not the host's.
+    let bridges = state.joined.iter().map(|j| &j.network);
+    let bridges = bridges.filter(|n| n.driver == Driver::Bridge);
+    let gateway = bridges.flat_map(|n| &n.subnets).map(|r| r.gateway).next();
     let resolves = state.joined.iter().any(|j| j.network.dns) && !state.name_servers.is_empty();
     Attached {
         ns: Ns::Path(netns.to_owned()),

@@ -8,7 +8,6 @@ use super::{
     attach::refuse_ordinary,
     manage,
     netavark::Verb,
-    record::Driver,
     settings::EndpointState,
     state::{Joined, State},
 };
@@ -46,7 +45,7 @@ impl Networks {
         let id = random_id()?;
         let joined = self.store.networks(false, |tx| {
             let network = manage::find(tx, network)?;
-            if network.driver != Driver::Bridge {
+            if !network.driver.takes_containers() {
                 let m = format!("container cannot be connected to network {}", network.name);
                 return Err(bad(m).into());
             }

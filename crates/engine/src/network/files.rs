@@ -139,7 +139,7 @@ fn hosts(name: &str, request: &Request, attached: &Attached, host: HostFile<'_>)
         let address = address.trim_start_matches('[').trim_end_matches(']');
         let address: IpAddr = match address {
             "host-gateway" => attached.gateway.ok_or_else(|| {
-                let m = "host-gateway: a container without a network has no gateway";
+                let m = "host-gateway: a container without a bridge has no gateway to the host";
                 Error::new(Kind::BadInput, m)
             })?,
             text => text.parse().map_err(|_| {

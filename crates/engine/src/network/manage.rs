@@ -1,12 +1,9 @@
 //! Networks themselves: making, finding and removing them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
-    Networks, ipam, link,
+    Networks, ipam, link, options,
     record::{DEFAULT, Driver, Endpoint, Network, Range, is_name},
     subnet::Subnet,
 };
@@ -16,16 +13,6 @@ use crate::{
     store::{NetFail, NetTx, random_id},
 };
 
-/// Names of the option for the largest packet.
-pub(super) const MTU: &[&str] = &["com.docker.network.driver.mtu", "mtu"];
-/// Names of the option for whether other networks cannot reach it.
-pub(super) const ISOLATE: &[&str] = &["isolate"];
-/// Names of the option for the bridge's name.
-pub(super) const INTERFACE: &[&str] = &["com.docker.network.bridge.name"];
-/// Names of the option for the address that ports are published at.
-pub(super) const HOST_IP: &[&str] = &["com.docker.network.bridge.host_binding_ipv4"];
-/// Bytes of an interface's name, with the NUL.
-const INTERFACE_BYTES: usize = 16;
 /// Most networks of a store.
 const MOST: usize = 4096;
 
@@ -34,7 +21,7 @@ const MOST: usize = 4096;
 pub struct NewNetwork {
     /// What people call it.
     pub name: String,
-    /// `bridge`, or empty for it.
+    /// `bridge`, or empty for it, or `macvlan`.
     pub driver: String,
     /// Subnets; what is missing is chosen.
     pub subnets: Vec<String>,
@@ -62,43 +49,6 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(Kind::BadInput, message)
 }
 
-/// Checks options; what would be passed over in silence is an error.
-fn check_options(new: &NewNetwork) -> Result<()> {
-    for (key, value) in &new.options {
-        let name = |all: &[&str]| all.contains(&&**key);
-        let good = if name(MTU) {
-            value
-                .parse::<u32>()
-                .is_ok_and(|n| (68..=65535).contains(&n))
-        } else if name(ISOLATE) {
-            matches!(&**value, "true" | "false" | "strict")
-        } else if name(INTERFACE) {
-            is_name(value) && value.len() < INTERFACE_BYTES
-        } else if name(HOST_IP) {
-            value.parse::<std::net::Ipv4Addr>().is_ok()
-        } else {
-            // What docker does anyway, and so do we.
-            match &**key {
-                "com.docker.network.bridge.enable_icc"
-                | "com.docker.network.bridge.enable_ip_masquerade" => value == "true",
-                _ => {
-                    let m = format!("network option `{}` is not supported", key.escape_debug());
-                    let all = [MTU, ISOLATE, INTERFACE, HOST_IP].concat();
-                    return Err(Error::new(Kind::Unsupported, m)
-                        .with_hint(format!("there are {}", all.join(", "))));
-                }
-            }
-        };
-        if !good {
-            return Err(bad(format!(
-                "network option `{key}` cannot be `{}`",
-                value.escape_debug()
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// The subnets that were asked for, without those that are to be chosen.
 fn given(new: &NewNetwork) -> Result<Vec<Range>> {
     let mut all: Vec<Range> = Vec::new();
@@ -112,7 +62,7 @@ fn given(new: &NewNetwork) -> Result<Vec<Range>> {
             return Err(bad(format!("no network can have the subnet {subnet}")));
         }
         if all.iter().any(|r| r.subnet.is_v4() == subnet.is_v4()) {
-            let m = "a bridge has at most one subnet of IPv4 and one of IPv6";
+            let m = "a network has at most one subnet of IPv4 and one of IPv6";
             return Err(Error::new(Kind::Unsupported, m));
         }
         all.push(Range {
@@ -180,13 +130,16 @@ impl Networks {
             let m = format!("`{}` is no name for a network", new.name.escape_debug());
             return Err(bad(m).with_hint("letters and digits, and after the first also _ . -"));
         }
-        if !matches!(&*new.driver, "" | "bridge") {
-            let m = format!(
-                "network driver `{}` is not supported",
-                new.driver.escape_debug()
-            );
-            return Err(Error::new(Kind::Unsupported, m).with_hint("there is bridge"));
-        }
+        let driver = match &*new.driver {
+            "" | "bridge" => Driver::Bridge,
+            "macvlan" => Driver::Macvlan,
+            other => {
+                let m = format!("network driver `{}` is not supported", other.escape_debug());
+                return Err(
+                    Error::new(Kind::Unsupported, m).with_hint("there are bridge and macvlan")
+                );
+            }
+        };
         if matches!(
             &*new.name,
             DEFAULT | "host" | "none" | "default" | "container"
@@ -197,15 +150,16 @@ impl Networks {
             );
             return Err(Error::new(Kind::Denied, m).with_hint("choose another name"));
         }
-        check_options(new)?;
+        options::check(driver, &new.options)?;
         let given = given(new)?;
         let network = Network {
             id: random_id()?,
             name: new.name.clone(),
             created: now(),
-            driver: Driver::Bridge,
+            driver,
             internal: new.internal,
-            dns: !new.no_dns,
+            // Who answers for names does so at the host's address in a bridge.
+            dns: driver == Driver::Bridge && !new.no_dns,
             attachable: new.attachable,
             options: new.options.clone(),
             labels: new.labels.clone(),
@@ -412,20 +366,49 @@ fn complete(network: &mut Network, six: bool, pools: &[String], all: &[Network])
     }
     network.subnets.sort_by_key(|r| !r.subnet.is_v4());
     network.ipv6 = has(network, false);
-    let names: BTreeSet<&str> = all.iter().map(|n| &*n.interface).collect();
-    let given = network.option(INTERFACE).map(str::to_owned);
-    if let Some(name) = &given
-        && names.contains(&**name)
-    {
-        let m = format!("another network has the bridge {name}");
-        return Err(Error::new(Kind::Conflict, m));
-    }
-    let own = format!("ul-{}", network.id.get(..12).unwrap_or_default());
-    network.interface = match given {
-        Some(name) => name,
-        // Other stores on this machine may have it.
-        None if network.name == DEFAULT && !link::exists("unlade0") => "unlade0".to_owned(),
-        None => own,
+    network.interface = match network.driver {
+        Driver::Macvlan => parent(network, all)?,
+        _ => bridge(network, all)?,
     };
     Ok(())
+}
+
+/// The name of the bridge of a network.
+fn bridge(network: &Network, all: &[Network]) -> Result<String> {
+    let taken = |name: &str| all.iter().any(|n| n.interface == name);
+    if let Some(name) = network.option(options::INTERFACE) {
+        if taken(name) {
+            let m = format!("another network has the bridge {name}");
+            return Err(Error::new(Kind::Conflict, m));
+        }
+        return Ok(name.to_owned());
+    }
+    // Other stores on this machine may have it.
+    if network.name == DEFAULT && !link::exists("unlade0") {
+        return Ok("unlade0".to_owned());
+    }
+    let id = network.id.get(..12).unwrap_or_default();
+    Ok(format!("ul-{id}"))
+}
+
+/// The host's interface beside which those of a network's containers are.
+fn parent(network: &Network, all: &[Network]) -> Result<String> {
+    let Some(name) = network.option(options::PARENT) else {
+        let m = "a macvlan network needs an interface of the host as its parent";
+        return Err(bad(m).with_hint("-o parent=NAME; `ip link` lists them"));
+    };
+    if let Some(other) = all.iter().find(|n| n.interface == name) {
+        let m = format!("network {} has the interface {name}", other.name);
+        return Err(
+            Error::new(Kind::Conflict, m).with_hint("containers can be in that network: --network")
+        );
+    }
+    if !link::exists(name) {
+        let m = format!("the parent {name} is no interface of this host");
+        return Err(Error::new(Kind::NotFound, m).with_hint(
+            "`ip link` lists them; that of a VLAN has to be made first: \
+             ip link add link eth0 name eth0.10 type vlan id 10",
+        ));
+    }
+    Ok(name.to_owned())
 }

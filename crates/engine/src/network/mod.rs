@@ -24,6 +24,7 @@ mod link;
 mod manage;
 mod netavark;
 mod netns;
+mod options;
 pub mod ports;
 mod record;
 mod rename;

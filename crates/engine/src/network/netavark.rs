@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     aardvark,
     asked::found_by,
+    options,
     ports::Mapping,
-    record::{Endpoint, Network},
+    record::{Driver, Endpoint, Network},
     subnet::Subnet,
 };
 use crate::{
@@ -182,12 +183,17 @@ fn document(job: &Job<'_>) -> Result<Vec<u8>> {
             },
         );
         let mut settings = BTreeMap::new();
-        if let Some(mtu) = network.option(super::manage::MTU) {
+        if let Some(mtu) = network.option(options::MTU) {
             settings.insert("mtu", mtu.to_owned());
         }
-        // As with docker, containers of one network do not reach those of another.
-        let isolate = network.option(super::manage::ISOLATE).unwrap_or("true");
-        settings.insert("isolate", isolate.to_owned());
+        if network.driver == Driver::Macvlan {
+            let mode = network.option(options::MODE).unwrap_or("bridge");
+            settings.insert("mode", mode.to_owned());
+        } else {
+            // As with docker, containers of one network do not reach those of another.
+            let isolate = network.option(options::ISOLATE).unwrap_or("true");
+            settings.insert("isolate", isolate.to_owned());
+        }
         // The default route of the network that came first is the one that is used.
         settings.insert("metric", endpoint.metric.to_string());
         options.network_info.insert(
@@ -195,7 +201,7 @@ fn document(job: &Job<'_>) -> Result<Vec<u8>> {
             Info {
                 name: key(network),
                 id: &network.id,
-                driver: "bridge",
+                driver: network.driver.name(),
                 network_interface: &network.interface,
                 subnets: network
                     .subnets

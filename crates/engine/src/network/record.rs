@@ -18,6 +18,9 @@ pub enum Driver {
     /// A bridge of its own, with translated addresses to the outside.
     #[default]
     Bridge,
+    /// Interfaces of their own beside one of the host's, its parent: containers are in the
+    /// network that the parent leads to, and the host does not come between.
+    Macvlan,
     /// The host's own network.
     Host,
     /// No network.
@@ -29,9 +32,15 @@ impl Driver {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
             Self::Host => "host",
             Self::Null => "null",
         }
+    }
+
+    /// Whether containers get an interface in it, which netavark makes.
+    pub(super) fn takes_containers(self) -> bool {
+        matches!(self, Self::Bridge | Self::Macvlan)
     }
 }
 
@@ -41,7 +50,7 @@ impl Driver {
 pub struct Range {
     /// All addresses.
     pub subnet: Subnet,
-    /// The host's address in it.
+    /// The host's address in it; with macvlan that of the parent's network's router.
     pub gateway: IpAddr,
     /// Those that containers get without asking; all if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,7 +74,7 @@ pub struct Network {
     pub driver: Driver,
     /// Its subnets, at most one of each family.
     pub subnets: Vec<Range>,
-    /// Name of the bridge.
+    /// Name of the bridge, or of the parent.
     pub interface: String,
     /// Whether nothing outside can be reached from it.
     pub internal: bool,

@@ -2,6 +2,7 @@
 
 mod bridges;
 mod faults;
+mod macvlans;
 mod records;
 
 use std::{

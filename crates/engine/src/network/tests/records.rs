@@ -73,7 +73,7 @@ fn networks_come_and_go() {
     use Kind::{BadInput, Unsupported};
     assert_eq!(change(|n| n.name = "a/b".into()), BadInput);
     assert_eq!(change(|n| n.name = "-x".into()), BadInput);
-    assert_eq!(change(|n| n.driver = "macvlan".into()), Unsupported);
+    assert_eq!(change(|n| n.driver = "overlay".into()), Unsupported);
     assert_eq!(change(|n| n.subnets = vec!["10.0.0.0".into()]), BadInput);
     assert_eq!(change(|n| n.subnets = vec!["127.0.0.0/8".into()]), BadInput);
     assert_eq!(change(|n| n.gateways = vec!["10.0.0.1".into()]), BadInput);
