@@ -135,6 +135,10 @@ fn new_overlay(what: &Overlay<'_>, api: Api) -> Result<Option<OwnedFd>> {
                 .with_hint("load the kernel module (modprobe overlay) or choose another driver")
         })?,
     };
+    // Before Linux 6.5 overlayfs takes any text here, and refuses what it does not know in the end.
+    if api == Api::Paths && takes_anything()? {
+        return Ok(None);
+    }
     let refused = |doing: &str, e| failed(fs.as_fd(), doing, e);
     // Small descriptors cost overlayfs's option less than their paths would; both are resolved at
     // once, so one open layer at a time is enough.
@@ -175,6 +179,13 @@ fn new_overlay(what: &Overlay<'_>, api: Api) -> Result<Option<OwnedFd>> {
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map(Some)
         .map_err(|e| refused("mount an overlay", e))
+}
+
+/// Whether overlayfs looks at its options only once all are there.
+fn takes_anything() -> Result<bool> {
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|e| Error::host("open the file system type overlay", e))?;
+    Ok(fsconfig_set_flag(&fs, "unlade-asks").is_ok())
 }
 
 fn attributes(read_only: bool) -> MountAttrFlags {
