@@ -21,7 +21,7 @@ const UNPACK: &[&[&str]] = &[
 const GRAPH: &[&[&str]] = &[
     &["sys"],
     &["remove"],
-    &["walk"],
+    &["walk", "quota"],
     &["layout"],
     &["mount", "tree"],
     &["driver", "erofs"],

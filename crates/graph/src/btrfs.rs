@@ -1,6 +1,9 @@
 //! Trees as btrfs subvolumes: a clone is a snapshot, whatever is in it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use rustix::{
     fs::{Mode, fchmod},
@@ -8,7 +11,11 @@ use rustix::{
 };
 use unlade_unpack::{Error, Kind, Result, fault};
 
-use crate::{layout::Place, sys, walk};
+use crate::{
+    layout::Place,
+    sys::{self, quota},
+    walk,
+};
 
 /// Makes the subvolume `name` in `place`: a snapshot of `from`, or an empty one.
 pub(crate) fn fork(from: Option<BorrowedFd<'_>>, place: &Place, name: &str) -> Result<OwnedFd> {
@@ -32,6 +39,17 @@ pub(crate) fn freeze(tree: BorrowedFd<'_>) -> Result<()> {
     let doing = "make a btrfs subvolume read-only";
     fault::point("freeze").map_err(|e| Error::host(doing, e))?;
     sys::subvolume_freeze(tree).map_err(|e| Error::host(doing, e))
+}
+
+/// Limits what a subvolume may have that no other shares.
+pub(crate) fn limit(tree: BorrowedFd<'_>, bytes: u64, at: &Path) -> Result<()> {
+    quota::limit_subvolume(tree, bytes).map_err(|e| match e {
+        Errno::NOTCONN => Error::new(Kind::Unsupported, "btrfs has its quotas turned off")
+            .with_hint(format!("`btrfs quota enable {}`", at.display())),
+        Errno::PERM => Error::host("limit a btrfs subvolume", e)
+            .with_hint("only the machine's root may set quotas"),
+        e => Error::host("limit a btrfs subvolume", e),
+    })
 }
 
 /// Whether subvolumes can be made in a place, snapshotted and removed.

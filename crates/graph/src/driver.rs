@@ -312,6 +312,9 @@ pub struct RwOptions {
     /// inside nor when it is unmounted (overlayfs's `volatile`). Drivers without an overlay may
     /// do as for any other.
     pub ephemeral: bool,
+    /// How many bytes its own files may take: what is written beyond fails in the container, with
+    /// `ENOSPC` or `EDQUOT`. Drivers refuse what the file system or they cannot hold it to.
+    pub size: Option<u64>,
 }
 
 /// What is to be mounted.

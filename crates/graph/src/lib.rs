@@ -16,6 +16,7 @@ pub mod layout;
 pub mod mount;
 pub mod overlay;
 pub mod probe;
+mod quota;
 pub mod remove;
 mod roots;
 mod snapshot;

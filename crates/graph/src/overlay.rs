@@ -261,7 +261,8 @@ impl Driver for Overlay {
             label: options.mount_label.clone(),
             ephemeral: options.ephemeral,
         };
-        snapshot::create(&self.layout, id, &info, &self.root_attrs(layers)?)
+        let root = self.root_attrs(layers)?;
+        snapshot::create(&self.layout, id, &info, &root, options.size)
     }
 
     fn mount(&self, what: MountOf<'_>) -> Result<OwnedFd> {

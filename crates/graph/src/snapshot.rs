@@ -15,7 +15,7 @@ use crate::{
     driver::{Change, LayerId, NodeId, SnapshotId, Usage},
     info,
     layout::{Layout, Published, Shelf},
-    mount, remove,
+    mount, quota, remove,
     roots::Attrs,
     walk,
 };
@@ -63,20 +63,26 @@ pub(crate) struct Snapshot {
     pub(crate) marks: Marks,
 }
 
-/// Makes a snapshot; the merged root is to have the attributes `root`.
+/// Makes a snapshot; the merged root is to have the attributes `root`, and its own files may take
+/// `size` bytes.
 pub(crate) fn create(
     layout: &Layout,
     id: &SnapshotId,
     info: &info::Snapshot,
     root: &Attrs,
+    size: Option<u64>,
 ) -> Result<()> {
     if layout.find(Shelf::Snapshots, id.as_str())?.is_some() {
         return Err(exists(id));
     }
     let place = layout.stage()?;
     info.write(&place)?;
-    place.directory("work")?;
-    root.apply(place.directory("upper")?.as_fd())?;
+    let work = place.directory(quota::CARRIER)?;
+    let upper = place.directory("upper")?;
+    if let Some(bytes) = size {
+        quota::limit([work.as_fd(), upper.as_fd()], bytes)?;
+    }
+    root.apply(upper.as_fd())?;
     match place.publish(Shelf::Snapshots, id.as_str())? {
         Published::New => Ok(()),
         Published::Present => Err(exists(id)),
@@ -99,7 +105,7 @@ pub(crate) fn open(layout: &Layout, id: &SnapshotId) -> Result<Snapshot> {
     Ok(Snapshot {
         info: info::Snapshot::read(dir.as_fd(), id.as_str())?,
         upper: part("upper")?,
-        work: part("work")?,
+        work: part(quota::CARRIER)?,
         marks: Marks::Trusted,
     })
 }

@@ -4,6 +4,8 @@
 //! linux/mount.h.
 #![allow(unsafe_code)]
 
+pub(crate) mod quota;
+
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},

@@ -230,6 +230,14 @@ impl Driver for Trees {
             return Err(Error::new(Kind::Unsupported, message)
                 .with_hint("choose overlay or erofs, or turn SELinux labels off"));
         }
+        if options.size.is_some() && self.forks != Forks::Subvolumes {
+            // The files of the image would count, and what is written over shared extents not.
+            let message = format!("the driver {} cannot limit a snapshot", self.kind());
+            return Err(Error::new(Kind::Unsupported, message).with_hint(
+                "choose overlay or erofs over xfs with the mount option `pquota`, or btrfs with \
+                 `btrfs quota enable`",
+            ));
+        }
         if self.layout.find(Shelf::Snapshots, id.as_str())?.is_some() {
             return Err(snapshot::exists(id));
         }
@@ -237,6 +245,9 @@ impl Driver for Trees {
         let place = self.layout.stage()?;
         let from = layers.last().map(|id| self.layer_tree(id)).transpose()?;
         let (tree, _) = self.fork(from.as_ref().map(AsFd::as_fd), &place)?;
+        if let Some(bytes) = options.size {
+            btrfs::limit(tree.as_fd(), bytes, self.layout.path())?;
+        }
         if from.is_none() {
             Attrs::fresh().apply(tree.as_fd())?;
         }

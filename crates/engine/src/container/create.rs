@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use unlade_graph::driver::{LayerId, RwOptions};
+use unlade_graph::driver::{DriverKind, LayerId, RwOptions};
 
 use super::{
     Containers, Status, links, names,
@@ -83,7 +83,7 @@ impl Containers<'_> {
             warnings.push(m.to_owned());
         }
         check_log(&request)?;
-        check_storage(&request, self.driver.kind().name())?;
+        storage_size(&request)?;
         self.runtime(&request.host_config.runtime)?;
         links::check(&request)?;
         self.networks.check(&mut request)?;
@@ -167,7 +167,10 @@ impl Containers<'_> {
         let snapshot = Self::snapshot(&record.id)?;
         let mut options = RwOptions::default();
         options.ephemeral = record.request.host_config.auto_remove;
-        self.driver.create_rw(&snapshot, layers, &options)?;
+        options.size = storage_size(&record.request)?;
+        self.driver
+            .create_rw(&snapshot, layers, &options)
+            .map_err(|e| self.unlimited(e.into(), &options))?;
         let others = self.volumes_from(&record.request)?;
         let others: Vec<(&str, Vec<Planned>)> = others
             .iter()
@@ -184,6 +187,18 @@ impl Containers<'_> {
                 .set_container_facts(&record.id, &text(&record.facts)?)?;
         }
         Ok(())
+    }
+
+    /// Says what a limit needs, where that is why there is no snapshot.
+    fn unlimited(&self, e: Error, options: &RwOptions) -> Error {
+        let of_limit = options.size.is_some() && e.kind() == Kind::Unsupported;
+        match self.driver.kind() {
+            _ if !of_limit => e,
+            DriverKind::Btrfs => e.context("--storage-opt size"),
+            _ => e.context(
+                "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+            ),
+        }
     }
 
     /// Keeps the image of a mount for as long as the container is there, and notes its layers: it
@@ -342,14 +357,16 @@ fn check_log(request: &Request) -> Result<()> {
     super::launch::log_limits(request).map(drop)
 }
 
-fn check_storage(request: &Request, driver: &str) -> Result<()> {
-    let Some(key) = request.host_config.storage_opt.keys().next() else {
-        return Ok(());
-    };
-    let m = format!(
-        "--storage-opt {} is not supported by the graph driver {driver}",
-        show(key)
-    );
-    Err(Error::new(Kind::Unsupported, m)
-        .with_hint("no graph driver limits the size of a container yet"))
+/// How many bytes its own files may take; 0 is no limit, as docker has it.
+fn storage_size(request: &Request) -> Result<Option<u64>> {
+    let mut limit = None;
+    for (key, value) in &request.host_config.storage_opt {
+        if !key.eq_ignore_ascii_case("size") {
+            let m = format!("Unknown option {}", show(&key.to_lowercase()));
+            return Err(Error::new(Kind::BadInput, m).with_hint("--storage-opt size=10g"));
+        }
+        let size = spec::size::bytes(value)?;
+        limit = u64::try_from(size).ok().filter(|n| *n > 0);
+    }
+    Ok(limit)
 }

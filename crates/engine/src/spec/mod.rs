@@ -29,6 +29,7 @@ pub mod rlimits;
 mod seccomp;
 pub mod security;
 pub mod signal;
+pub mod size;
 mod sysctls;
 pub mod user;
 

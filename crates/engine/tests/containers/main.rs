@@ -12,6 +12,7 @@ mod flags;
 mod life;
 mod many;
 mod pushed;
+mod quota;
 mod streams;
 mod terminal;
 mod usage;
@@ -46,8 +47,12 @@ struct Host {
 
 impl Host {
     fn new(driver: &'static str) -> Self {
+        Self::new_in(driver, Path::new("/var/tmp"))
+    }
+
+    fn new_in(driver: &'static str, above: &Path) -> Self {
         let host = Self {
-            dir: tempfile::tempdir_in("/var/tmp").unwrap(),
+            dir: tempfile::tempdir_in(above).unwrap(),
             run: tempfile::tempdir_in("/run").unwrap(),
             driver,
         };

@@ -152,7 +152,8 @@ impl Driver for ErofsDriver {
             label: options.mount_label.clone(),
             ephemeral: options.ephemeral,
         };
-        snapshot::create(&self.layout, id, &info, &Attrs::of(root.as_fd())?)
+        let root = Attrs::of(root.as_fd())?;
+        snapshot::create(&self.layout, id, &info, &root, options.size)
     }
 
     fn mount(&self, what: MountOf<'_>) -> Result<OwnedFd> {

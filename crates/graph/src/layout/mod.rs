@@ -35,8 +35,8 @@ use rustix::{
 use unlade_unpack::{Error, Kind, Result, fault};
 
 pub use self::place::{Place, Published};
-use crate::remove;
 pub(crate) use crate::walk::DIRECTORY;
+use crate::{quota, remove};
 
 /// Where published things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,6 +304,7 @@ fn sweep_one(parent: BorrowedFd<'_>, name: &CString) -> io::Result<u64> {
         return Ok(0);
     }
     tracing::debug!(?name, "deleting a leftover");
+    quota::release(dir.as_fd());
     remove::remove(parent, name, dir.as_fd())
 }
 

@@ -15,7 +15,7 @@ use rustix::{
 use unlade_unpack::{Error, Result, fault};
 
 use super::{Layout, Shelf, lock, no_inheritance, still_there};
-use crate::{remove, walk::DIRECTORY};
+use crate::{quota, remove, walk::DIRECTORY};
 
 /// How [`Place::publish`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +170,7 @@ impl Drop for Place {
             return;
         }
         self.spare.clear();
+        quota::release(self.fd.as_fd());
         let parent = self.layout.0.staging.as_fd();
         if let Err(e) = remove::remove(parent, &self.name, self.fd.as_fd()) {
             tracing::warn!(name = ?self.name, error = %e, "a staging directory is left behind");

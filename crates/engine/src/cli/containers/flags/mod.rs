@@ -211,7 +211,7 @@ pub(super) struct StorageFlags {
     #[arg(long)]
     pub(super) read_only: bool,
 
-    /// Option of the graph driver: KEY=VALUE.
+    /// Option of the graph driver: size=10g limits what the container's own files take.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) storage_opt: Vec<String>,
 }

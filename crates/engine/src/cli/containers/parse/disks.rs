@@ -1,6 +1,6 @@
 //! What may be done with single disks.
 
-use super::{bad, limits::bytes};
+use super::{bad, bytes};
 use crate::{
     error::Result,
     image::json::show,

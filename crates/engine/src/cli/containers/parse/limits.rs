@@ -4,42 +4,8 @@ use super::bad;
 use crate::{
     error::Result,
     image::json::show,
-    spec::{request::Ulimit, rlimits},
+    spec::{request::Ulimit, rlimits, size::bytes},
 };
-
-/// Bytes as docker reads them: `512`, `64k`, `1.5g`, `1GiB`; all units are powers of 1024.
-pub(in crate::cli::containers) fn bytes(text: &str) -> Result<i64> {
-    let wrong = || {
-        bad(
-            format!("invalid size: '{}'", show(text)),
-            "write a size such as 512m or 1g",
-        )
-    };
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let unit = unit.trim_start().to_ascii_lowercase();
-    let power = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" if unit.len() <= 1 => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        "p" => 5,
-        _ => return Err(wrong()),
-    };
-    let size = number * 1024_f64.powi(power);
-    if !size.is_finite() || size >= i64::MAX as f64 {
-        return Err(wrong());
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "checked, and docker cuts fractions off"
-    )]
-    Ok(size as i64)
-}
 
 /// As [`bytes`], or -1.
 pub(in crate::cli::containers) fn bytes_or_unlimited(text: &str) -> Result<i64> {
@@ -132,22 +98,7 @@ mod tests {
     use super::{super::said, *};
 
     #[test]
-    fn sizes_and_cpus() {
-        for (text, want) in [
-            ("0", 0),
-            ("10b", 10),
-            ("4k", 4096),
-            ("1.5K", 1536),
-            ("512m", 512 << 20),
-            ("2GB", 2 << 30),
-            ("1GiB", 1 << 30),
-            ("1 t", 1 << 40),
-        ] {
-            assert_eq!(bytes(text).unwrap(), want, "{text}");
-        }
-        for text in ["", "x", "-1", "1x", "1ib2", "9999999999t", "1..2", "bb"] {
-            assert_eq!(said(bytes(text)), format!("invalid size: '{text}'"));
-        }
+    fn cpus_and_no_limit() {
         assert_eq!(bytes_or_unlimited("-1").unwrap(), -1);
         for (text, want) in [
             ("1.5", 1_500_000_000),

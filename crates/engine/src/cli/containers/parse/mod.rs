@@ -9,10 +9,11 @@ mod network;
 pub(super) use self::{
     devices::{device, device_rule, gpus},
     disks::{rate, weight},
-    limits::{bytes, bytes_or_unlimited, cpus, ulimit},
+    limits::{bytes_or_unlimited, cpus, ulimit},
     lists::{env, full_pairs, labels, pairs},
     network::{address, extra_host, mac_address},
 };
+pub(super) use crate::spec::size::bytes;
 use crate::{
     error::{Error, Kind, Result},
     image::json::show,
