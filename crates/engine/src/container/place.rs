@@ -205,7 +205,7 @@ pub(super) fn delete(path: &Path) -> Result<()> {
     // namespace of mounts, and another's /dev/shm is: detached, never gone into.
     for name in ["rootfs", "shm"] {
         let at = path.join(name);
-        while is_mount(&at) {
+        while is_mount(&at)? {
             rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH)
                 .map_err(|e| failed("unmount", &at)(e.into()))?;
         }

@@ -14,7 +14,10 @@ use unlade_graph::{
 };
 
 use super::Engine;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    volume::is_mount,
+};
 
 /// What owners of pins of mounts begin with.
 const OWNER: &str = "mount:";
@@ -59,7 +62,7 @@ impl Engine {
             let m = format!("`{shown}` is not a directory");
             return Err(Error::new(Kind::BadInput, m).with_hint("mount it at one"));
         }
-        if self.mounts()?.iter().any(|(used, _)| *used == at) && is_mounted(&at)? {
+        if self.mounts()?.iter().any(|(used, _)| *used == at) && is_mount(&at)? {
             let m = format!("an image is mounted at `{shown}` already");
             return Err(Error::new(Kind::Conflict, m)
                 .with_hint("unlade image unmount it first, or choose another directory"));
@@ -114,7 +117,7 @@ impl Engine {
                 "`unlade info` lists what is mounted; was it mounted with another --root?",
             ));
         };
-        if is_mounted(&at)? {
+        if is_mount(&at)? {
             mount::unmount(&at)?;
         }
         let snapshot = parse(owner).map_or("", |(snapshot, _)| snapshot);
@@ -141,7 +144,7 @@ impl Engine {
         };
         for (owner, _) in self.store.pins()? {
             if let Some((snapshot, at)) = parse(&owner)
-                && !is_mounted(at)?
+                && !is_mount(at)?
             {
                 self.forget(snapshot, &owner)?;
             }
@@ -155,16 +158,6 @@ impl Engine {
             self.driver.sweep()?;
         }
         self.store.unpin(owner)
-    }
-}
-
-/// Whether something is mounted at `at`.
-fn is_mounted(at: &Path) -> Result<bool> {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    match statx(CWD, at, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
-        Ok(st) => Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
-        Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(e) => Err(Error::host(format!("look at `{}`", at.display()), e)),
     }
 }
 

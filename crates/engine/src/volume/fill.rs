@@ -72,7 +72,7 @@ impl Volumes {
         if is_empty(from.as_fd()).map_err(failed("read", Path::new(target)))? {
             return like(there.as_fd(), from.as_fd()).map_err(failed("set the owner of", &data));
         }
-        if is_mount(&data) {
+        if is_mount(&data)? {
             // Nothing beside it is on the same device: what a kill cuts off stays so.
             unlade_graph::copy::tree(from.as_fd(), there.as_fd())?;
             return like(there.as_fd(), from.as_fd()).map_err(failed("set the owner of", &data));

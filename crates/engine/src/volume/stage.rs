@@ -51,10 +51,16 @@ impl Drop for Staged {
     }
 }
 
-/// Whether something is mounted at `path`.
-pub fn is_mount(path: &Path) -> bool {
-    statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
-        .is_ok_and(|st| st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+/// Whether something is mounted at `path`, which need not be there.
+///
+/// # Errors
+/// If the host does not say.
+pub fn is_mount(path: &Path) -> Result<bool> {
+    match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
+        Ok(st) => Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(failed("look at", path)(e)),
+    }
 }
 
 /// Takes away whatever is mounted at `path`, which need not be there.
@@ -64,7 +70,7 @@ pub(super) fn clear(path: &Path) -> Result<()> {
             Ok(()) => {}
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
             // An ordinary user may not ask, and can have mounted nothing.
-            Err(rustix::io::Errno::PERM) if !is_mount(path) => return Ok(()),
+            Err(rustix::io::Errno::PERM) if matches!(is_mount(path), Ok(false)) => return Ok(()),
             Err(e) => return Err(failed("unmount", path)(e)),
         }
     }
@@ -218,7 +224,7 @@ impl Volumes {
         let note = users.join(id);
         fs::write(&note, "").map_err(failed("write", &note))?;
         let data = self.data(&volume.name);
-        match is_mount(&data) {
+        match is_mount(&data)? {
             true => Ok(()),
             false => device::mount(volume, &data),
         }
