@@ -318,6 +318,24 @@ fn links_lead_to_other_containers() {
     let name = ["exec", "web", "sh", "-c", "echo $DB_NAME"];
     assert_eq!(m.ok(&name), "mine\n");
     assert_eq!(m.inspect("web")["HostConfig"]["Links"][0], "/db:/web/db");
+    m.ok(&[
+        "create",
+        "--name",
+        "less",
+        "--link",
+        "db:x",
+        "--link",
+        "db:y",
+        "box",
+        "cat",
+        "/etc/hosts",
+    ]);
+    assert_eq!(m.ok(&["rm", "--link", "/less/x"]), "/less/x\n");
+    let links = &m.inspect("less")["HostConfig"]["Links"];
+    assert_eq!(links, &serde_json::json!(["/db:/less/y"]));
+    let hosts = m.ok(&["start", "-a", "less"]);
+    assert!(hosts.contains("\ty ") && !hosts.contains("\tx "), "{hosts}");
+    m.ok(&["rm", "less"]);
     m.ok(&["network", "create", "back"]);
     m.ok(&["network", "connect", "back", "web"]);
     assert!(

@@ -3,7 +3,10 @@
 
 use std::net::IpAddr;
 
-use super::{Containers, record::Record};
+use super::{
+    Containers,
+    record::{Record, text},
+};
 use crate::{
     error::{Error, Kind, Result},
     image::json::show,
@@ -102,6 +105,38 @@ impl Containers<'_> {
             }
         }
         Ok(links)
+    }
+
+    /// Takes away the link `CONTAINER/ALIAS`. What a process has of it already stays: a container
+    /// that runs is without it from its next start on.
+    ///
+    /// # Errors
+    /// In docker's words: [`Kind::NotFound`] if there is no such link, [`Kind::Conflict`] for the
+    /// name of a container.
+    pub fn unlink(&self, name: &str) -> Result<()> {
+        let plain = name.strip_prefix('/').unwrap_or(name);
+        let Some((container, alias)) = plain.rsplit_once('/') else {
+            self.find(plain)?;
+            let m = "Conflict, cannot remove the default link name of the container";
+            return Err(Error::new(Kind::Conflict, m).with_hint("name a link: CONTAINER/ALIAS"));
+        };
+        let missing = || {
+            Error::new(Kind::NotFound, format!("No such container: {}", show(name)))
+                .with_hint("`unlade inspect -f '{{.HostConfig.Links}}' CONTAINER` lists its links")
+        };
+        let record = match self.find(container) {
+            Err(e) if e.kind() == Kind::NotFound => return Err(missing()),
+            found => found?,
+        };
+        let mut request = record.request;
+        let links = &mut request.host_config.links;
+        let before = links.len();
+        links.retain(|link| parse(link).map_or(true, |(_, a)| a != alias));
+        if links.len() == before {
+            return Err(missing());
+        }
+        self.store
+            .set_container_request(&record.id, &text(&request)?)
     }
 }
 

@@ -62,7 +62,22 @@ fn conflicts_and_warnings() {
         let said = h.fails(1, &["exec", "-it", "one", "true"]);
         assert!(said.contains("not a TTY"), "{said}");
         let said = h.fails(1, &["rm", "--link", "one"]);
-        assert!(said.contains("--link"), "{said}");
+        assert!(
+            said.contains("cannot remove the default link name"),
+            "{said}"
+        );
+        for link in ["one/x", "none/x", "none"] {
+            let said = h.fails(1, &["rm", "--link", link]);
+            assert!(
+                said.contains(&format!("No such container: {link}")),
+                "{said}"
+            );
+        }
+        let said = h.fails(125, &["events", "-f", "x"]);
+        assert!(
+            said.contains("bad format of filter (expected name=value)"),
+            "{said}"
+        );
         assert!(h.ok(&["ps", "-q", "-f", "is-task=true"]).is_empty());
         assert_eq!(
             h.ok(&["ps", "-q", "-f", "is-task=false"]).lines().count(),

@@ -37,7 +37,7 @@ const FILTERS: &[&str] = &[
 pub(in crate::cli) struct EventsArgs {
     /// Only events that KEY=VALUE fits: container, event, image, label, network, scope, type,
     /// volume.
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = crate::cli::values::filter)]
     filter: Vec<String>,
 
     /// json, or a template such as {{.Action}}.

@@ -205,20 +205,20 @@ pub(in crate::cli) struct RmArgs {
     #[arg(short, long)]
     volumes: bool,
 
-    /// Links between containers are part of them here: refused.
-    #[arg(short, long, hide = true)]
+    /// Remove links: the names are CONTAINER/ALIAS.
+    #[arg(short, long)]
     link: bool,
 }
 
 pub(super) fn rm(globals: &Globals, args: &RmArgs, cancel: &Cancel) -> Result<()> {
-    if args.link {
-        let m = "--link: links cannot be removed one by one";
-        return Err(crate::error::Error::new(Kind::Unsupported, m).with_hint(
-            "they go with the container that has them: `unlade rm` it and make it anew",
-        ));
-    }
     let engine = globals.engine(cancel)?;
     let containers = engine.containers()?;
+    if args.link {
+        return each(&args.names, |name| {
+            containers.unlink(name)?;
+            Ok(Some(name.to_owned()))
+        });
+    }
     let removal = Removal {
         force: args.force,
         volumes: args.volumes,
