@@ -46,6 +46,45 @@ impl Store {
     }
 }
 
+#[test]
+fn a_tree_of_images() {
+    if skip_unless_root("a_tree_of_images") {
+        return;
+    }
+    let store = new("overlay", "");
+    store.load("one:1");
+    store.ok(&["tag", "one:1", "two:2"]);
+    let text = store.ok(&["images", "--tree"]);
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let image: Value = serde_json::from_str(&store.ok(&["inspect", "one:1"])).unwrap();
+    let short = |text: &Value| text.as_str().unwrap()[7..19].to_owned();
+    assert_eq!(
+        lines[0],
+        [
+            "IMAGE", "ID", "DISK", "USAGE", "CONTENT", "SIZE", "IN", "USE"
+        ]
+    );
+    assert_eq!(lines[1], ["one:1"]);
+    assert_eq!(lines[2][..2], ["two:2", &*short(&image[0]["Id"])]);
+    assert_eq!(lines[3][..2], ["└─", "linux/amd64"]);
+    assert_eq!(lines[3][2], short(&image[0]["Descriptor"]["digest"]));
+    assert_eq!(lines.len(), 4, "{text}");
+    assert_eq!(store.ok(&["images", "--tree", "none"]).lines().count(), 1);
+    for (flag, said) in [
+        ("-q", "--quiet"),
+        ("--no-trunc", "--no-trunc"),
+        ("--digests", "--show-digest"),
+        ("--format=json", "--format"),
+    ] {
+        let want = format!("{said} is not yet supported with --tree");
+        let said = store.fails(&["images", "--tree", flag]);
+        assert!(said.contains(&want), "{said}");
+    }
+}
+
 /// Runs `body` over stores of two kinds.
 fn stores(test: &str, body: impl Fn(&Store)) {
     if skip_unless_root(test) {

@@ -11,7 +11,7 @@ use super::{
     globals::Globals,
     human::{self, Filters, PRUNE_FILTERS},
     lists::{self, Listed, Style},
-    out,
+    out, tree,
 };
 use crate::{
     engine::Engine,
@@ -61,6 +61,10 @@ pub(super) struct ImagesArgs {
     /// Show ids only.
     #[arg(short, long)]
     quiet: bool,
+
+    /// Show each image with its platform below it, and what it takes.
+    #[arg(long)]
+    tree: bool,
 }
 
 /// Which images are wanted.
@@ -117,6 +121,9 @@ impl<'a> Wanted<'a> {
 }
 
 pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Result<()> {
+    if args.tree {
+        tree_alone(args)?;
+    }
     let engine = globals.engine(cancel)?;
     let mut filter = args.filter.clone();
     if let Some(name) = &args.name {
@@ -124,10 +131,25 @@ pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Res
     }
     let wanted = Wanted::new(&engine, &filter, FILTERS)?;
     let mut listed = Vec::new();
+    let mut shown = Vec::new();
+    let used = match args.tree {
+        true => with_containers(&engine)?,
+        false => HashSet::new(),
+    };
     for image in engine.store().images()? {
-        if wanted.image(&image)? {
-            listed.extend(entry(&image, &wanted.filters)?);
+        if !wanted.image(&image)? {
+            continue;
         }
+        let Some(entry) = entry(&image, &wanted.filters)? else {
+            continue;
+        };
+        match args.tree {
+            true => shown.push(in_tree(&engine, &image, &entry, used.contains(&image.id))?),
+            false => listed.push(entry),
+        }
+    }
+    if args.tree {
+        return out::text(&tree::tree(&shown, tree::width()));
     }
     let named = |format: &String| format.contains(".Digest");
     let style = Style {
@@ -146,6 +168,51 @@ pub(super) fn list(globals: &Globals, args: &ImagesArgs, cancel: &Cancel) -> Res
         .map(|id| format!("{id}\n"))
         .collect();
     out::text(&once)
+}
+
+/// What docker does not take with `--tree`.
+fn tree_alone(args: &ImagesArgs) -> Result<()> {
+    let others = [
+        ("quiet", args.quiet),
+        ("no-trunc", args.no_trunc),
+        ("show-digest", args.digests),
+        ("format", args.format.is_some()),
+    ];
+    match others.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let m = format!("--{flag} is not yet supported with --tree");
+            Err(Error::new(Kind::BadInput, m).with_hint("leave out one of them"))
+        }
+    }
+}
+
+/// The images that containers were made of.
+fn with_containers(engine: &Engine) -> Result<HashSet<Digest>> {
+    let all = engine.containers()?.all()?;
+    Ok(all.into_iter().map(|record| record.image).collect())
+}
+
+fn in_tree(engine: &Engine, image: &Image, listed: &Listed, used: bool) -> Result<tree::Shown> {
+    let store = engine.store();
+    let layers = store.image_layers(image)?;
+    let blobs: u64 = layers.iter().map(|l| l.blob_size).sum();
+    let (_, manifest) = store.manifest_of(image)?;
+    let names = listed
+        .tags
+        .iter()
+        .map(|(repo, tag)| format!("{repo}:{tag}"));
+    Ok(tree::Shown {
+        names: names.collect(),
+        ids: (image.id.to_string(), image.manifest.to_string()),
+        platform: image
+            .platform
+            .as_ref()
+            .map_or_else(|| NONE.to_owned(), ToString::to_string),
+        disk: image.size,
+        content: blobs + image.config_size + manifest,
+        used,
+    })
 }
 
 pub(super) fn style(format: Option<&str>, quiet: bool, no_trunc: bool) -> Style<'_> {

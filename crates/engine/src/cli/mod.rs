@@ -30,6 +30,7 @@ mod signals;
 mod system;
 mod table;
 mod template;
+mod tree;
 mod trust;
 mod unit;
 mod usage;
