@@ -195,6 +195,15 @@ pub(crate) fn handle_signals(children: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives memory that was freed back to the system, which glibc keeps for later.
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Ends the process at once: no destructors, no hooks.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any status and does not return.

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, ValueEnum, ValueHint};
 use clap_complete::{
-    ArgValueCompleter, CompleteEnv, CompletionCandidate, PathCompleter,
+    ArgValueCandidates, ArgValueCompleter, CompleteEnv, CompletionCandidate, PathCompleter,
     engine::ValueCompleter,
     env::{Bash, Elvish, EnvCompleter, Fish, Powershell, Zsh},
 };
@@ -17,6 +17,7 @@ use unlade_unpack::Cancel;
 
 use super::{args::Cli, globals::Globals, out};
 use crate::{
+    container::{LOG_DRIVERS, LOG_OPTIONS},
     engine::Engine,
     error::{Error, Result},
     image::name::Reference,
@@ -128,6 +129,8 @@ fn with_completer(command: &str, arg: Arg) -> Arg {
         ("VOLUME", _) => Of::Volumes,
         ("NAME", "inspect") => Of::Anything,
         ("SOURCE" | "DEST", "cp") => Of::CopyEnd,
+        ("DRIVER", _) if arg.get_id() == "log_driver" => return words(arg, &LOG_DRIVERS),
+        ("KEY=VALUE", _) if arg.get_id() == "log_opt" => return words(arg, &LOG_OPTIONS),
         ("FILE", _) => return arg.value_hint(ValueHint::FilePath),
         ("DIR", _) => return arg.value_hint(ValueHint::DirPath),
         _ => return arg,
@@ -143,6 +146,11 @@ fn with_completer(command: &str, arg: Arg) -> Arg {
             .allow_hyphen_values(false),
     };
     arg.add(ArgValueCompleter::new(Names(of)))
+}
+
+fn words(arg: Arg, words: &'static [&'static str]) -> Arg {
+    let all = move || words.iter().map(CompletionCandidate::new).collect();
+    arg.add(ArgValueCandidates::new(all))
 }
 
 fn state_for(command: &str) -> State {

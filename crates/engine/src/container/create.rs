@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use unlade_graph::driver::{DriverKind, LayerId, RwOptions};
 
 use super::{
-    Containers, Status, links, names,
+    Containers, Status, links, logging, names,
     record::{Facts, Record, text},
     start::cgroup_parent,
 };
@@ -20,12 +20,6 @@ use crate::{
 
 /// The prefix of modes that name another container.
 pub(super) const OTHER: &str = "container:";
-/// Drivers of logs that there are.
-const LOG_DRIVERS: [&str; 4] = ["", DEFAULT_LOG, "k8s-file", "none"];
-/// The driver of logs if none is asked for.
-pub(crate) const DEFAULT_LOG: &str = "json-file";
-/// Options of those that write files.
-const LOG_OPTIONS: [&str; 2] = ["max-size", "max-file"];
 
 /// A container to be made.
 #[derive(Debug)]
@@ -82,7 +76,7 @@ impl Containers<'_> {
             let m = "published ports are discarded when using host network mode";
             warnings.push(m.to_owned());
         }
-        check_log(&request)?;
+        logging::check(&request)?;
         storage_size(&request)?;
         self.runtime(&request.host_config.runtime)?;
         links::check(&request)?;
@@ -320,41 +314,6 @@ fn check_realtime(request: &Request) -> Result<()> {
         "give it some: `mkdir -p {at}; echo {asked} > {at}/{FILE}`; or name another by \
          --cgroup-parent"
     )))
-}
-
-fn check_log(request: &Request) -> Result<()> {
-    let log = &request.host_config.log_config;
-    if !LOG_DRIVERS.contains(&&*log.r#type) {
-        let m = format!(
-            "logger: no log driver named '{}' is registered",
-            show(&log.r#type)
-        );
-        return Err(
-            Error::new(Kind::BadInput, m).with_hint("drivers are json-file, k8s-file and none")
-        );
-    }
-    let driver = if log.r#type.is_empty() {
-        DEFAULT_LOG
-    } else {
-        &log.r#type
-    };
-    for (key, value) in &log.config {
-        if key == "mode" && value == "non-blocking" && driver != "none" {
-            let m =
-                "log opt mode=non-blocking is not supported: no output is dropped for a slow disk";
-            return Err(Error::new(Kind::Unsupported, m)
-                .with_hint("leave it out, or log nothing with --log-driver none"));
-        }
-        let known = driver != "none" && LOG_OPTIONS.contains(&&**key)
-            || driver != "none" && key == "mode" && value == "blocking"
-            || driver == "json-file" && matches!(&**key, "labels" | "env");
-        if !known {
-            let m = format!("unknown log opt '{}' for {driver} log driver", show(key));
-            return Err(Error::new(Kind::BadInput, m)
-                .with_hint("options are max-size and max-file, and for json-file labels and env"));
-        }
-    }
-    super::launch::log_limits(request).map(drop)
 }
 
 /// How many bytes its own files may take; 0 is no limit, as docker has it.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Containers, Listed, create::DEFAULT_LOG, links, list::path_and_args};
+use super::{Containers, Listed, links, list::path_and_args, logging::DEFAULT as DEFAULT_LOG};
 use crate::{
     error::Result,
     network::NetworkSettings,
     shim::Feels,
+    shim::Log,
     spec::{
         self,
         request::{ContainerConfig, HostConfig},
@@ -98,7 +99,7 @@ pub fn inspect(containers: &Containers<'_>, listed: &Listed, size: bool) -> Resu
             String::new()
         }
     };
-    let kept = containers.log(record)?.is_some();
+    let log = containers.log(record)?;
     let created = jiff::Timestamp::from_nanosecond(record.created.into()).unwrap_or_default();
     let driver = containers.driver.kind().name();
     let execs = std::fs::read_dir(place.run.join("exec")).map_or(None, |dir| {
@@ -130,10 +131,10 @@ pub fn inspect(containers: &Containers<'_>, listed: &Listed, size: bool) -> Resu
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
-        log_path: if kept {
-            place.log_file().display().to_string()
-        } else {
-            String::new()
+        log_path: match log {
+            Some(Log::JsonFile(file) | Log::K8sFile(file)) => file.path.display().to_string(),
+            // As docker: that file is nobody else's.
+            Some(Log::Local(_) | Log::None) | None => String::new(),
         },
         name: format!("/{}", record.name),
         restart_count: view.restarts,

@@ -1,18 +1,17 @@
 //! What a shim is told of the container that it starts: its streams, its log, its health check,
 //! and what is done at its end.
 
-use std::collections::BTreeMap;
-
 use super::{
     Begin, Containers,
     events::attributes,
+    logging,
     place::{Place, make_dir},
-    record::{Record, text},
+    record::Record,
     start::Ready,
 };
 use crate::{
-    error::{Error, Kind, Result},
-    shim::{Health, Io, Launch, Log, LogFile, Mounts, Restart, Size, Stdin},
+    error::Result,
+    shim::{Health, Io, Launch, Log, Mounts, Restart, Size, Stdin},
     spec::request::{Healthcheck, Request, RestartPolicy},
 };
 
@@ -38,7 +37,7 @@ impl Containers<'_> {
         if !cleanup.is_empty() {
             cleanup.push(record.id.clone());
         }
-        let log = log(record, place)?;
+        let log = logging::log(&record.request, place)?;
         if log != Log::None {
             make_dir(&place.log)?;
         }
@@ -120,110 +119,4 @@ fn health(request: &Request) -> Option<Health> {
         start_interval_ms: ms(check.start_interval),
         retries: u32::try_from(check.retries).unwrap_or(0),
     })
-}
-
-/// Size and number of the log's files, as `max-size` and `max-file` say.
-pub(super) fn log_limits(request: &Request) -> Result<(u64, u32)> {
-    let default = LogFile::at("");
-    let options = &request.host_config.log_config.config;
-    let bad = |key: &str, value: &str| {
-        Error::new(
-            Kind::BadInput,
-            format!(
-                "invalid value for {key}: {}",
-                crate::image::json::show(value)
-            ),
-        )
-        .with_hint("write max-size=10m or max-size=-1, and max-file=3")
-    };
-    let size = match options.get("max-size").map(String::as_str) {
-        None => default.max_size,
-        Some("-1") => 0,
-        Some(text) => bytes(text)
-            .filter(|n| *n > 0)
-            .ok_or_else(|| bad("max-size", text))?,
-    };
-    let files = match options.get("max-file") {
-        None => default.max_files,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|n| (1..=1000).contains(n))
-            .ok_or_else(|| bad("max-file", text))?,
-    };
-    Ok((size, files))
-}
-
-fn bytes(text: &str) -> Option<u64> {
-    let text = text.to_ascii_lowercase();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let power = match unit {
-        "" | "b" => 0,
-        "k" | "kb" => 1,
-        "m" | "mb" => 2,
-        "g" | "gb" => 3,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1024_u64.pow(power))
-}
-
-/// Where a container's output is kept.
-pub(super) fn log(record: &Record, place: &Place) -> Result<Log> {
-    let request = &record.request;
-    let (max_size, max_files) = log_limits(request)?;
-    let kind = &*request.host_config.log_config.r#type;
-    if kind == "none" {
-        return Ok(Log::None);
-    }
-    let file = LogFile {
-        path: place.log_file(),
-        max_size,
-        max_files,
-        attrs: attrs(request)?,
-    };
-    Ok(match kind {
-        "k8s-file" => Log::K8sFile(file),
-        _ => Log::JsonFile(file),
-    })
-}
-
-/// Labels and variables that each line of the log carries, as docker's `labels` and `env` have it.
-fn attrs(request: &Request) -> Result<String> {
-    let options = &request.host_config.log_config.config;
-    let mut attrs: BTreeMap<&str, &str> = BTreeMap::new();
-    let keys = |option: &str| {
-        let list = options.get(option).map_or("", String::as_str);
-        list.split(',')
-            .map(str::trim)
-            .filter(|k| !k.is_empty())
-            .collect::<Vec<_>>()
-    };
-    for key in keys("labels") {
-        if let Some((key, value)) = request.config.labels.get_key_value(key) {
-            attrs.insert(key, value);
-        }
-    }
-    for key in keys("env") {
-        let of = |v: &'_ String| {
-            v.strip_prefix(key)
-                .is_some_and(|rest| rest.starts_with('='))
-        };
-        if let Some((name, value)) = request
-            .config
-            .env
-            .iter()
-            .find(|v| of(v))
-            .and_then(|v| v.split_once('='))
-        {
-            attrs.insert(name, value);
-        }
-    }
-    if attrs.is_empty() {
-        Ok(String::new())
-    } else {
-        text(&attrs)
-    }
 }

@@ -101,7 +101,7 @@ impl Containers<'_> {
     /// # Errors
     /// If an option of it is none.
     pub fn log(&self, record: &Record) -> Result<Option<Log>> {
-        let log = super::launch::log(record, &self.place(&record.id)?)?;
+        let log = super::logging::log(&record.request, &self.place(&record.id)?)?;
         Ok((log != Log::None).then_some(log))
     }
 

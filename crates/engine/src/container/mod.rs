@@ -20,6 +20,7 @@ mod inspect;
 mod launch;
 mod links;
 mod list;
+mod logging;
 pub mod names;
 mod place;
 mod prune;
@@ -35,7 +36,9 @@ use std::{path::PathBuf, sync::OnceLock};
 
 use unlade_graph::driver::{Driver, SnapshotId};
 
-pub(crate) use self::create::DEFAULT_LOG;
+pub(crate) use self::logging::{
+    DEFAULT as DEFAULT_LOG, DRIVERS as LOG_DRIVERS, OPTIONS as LOG_OPTIONS,
+};
 use self::place::{Locked, Place};
 pub use self::{
     control::{Ended, Stopping},

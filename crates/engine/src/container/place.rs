@@ -72,6 +72,11 @@ impl Place {
         self.log.join(format!("{id}-json.log"))
     }
 
+    /// That of the driver `local`.
+    pub(super) fn local_log(&self) -> PathBuf {
+        self.log.join("local.log")
+    }
+
     /// Waits until nobody else works on it, then makes the directory of its run if need be.
     pub(super) fn lock(&self) -> Result<Locked> {
         lock_dir(&self.run)

@@ -142,9 +142,11 @@ pub enum Log {
     JsonFile(LogFile),
     /// The lines of Kubernetes' CRI.
     K8sFile(LogFile),
+    /// Those too, for nobody but ourselves.
+    Local(LogFile),
 }
 
-/// A log on disk. Older files are `<path>.1`, `<path>.2`, ….
+/// A log on disk. Older files are `<path>.1`, `<path>.2`, …, and compressed `<path>.1.gz`, ….
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogFile {
     /// The newest file.
@@ -153,7 +155,12 @@ pub struct LogFile {
     pub max_size: u64,
     /// Files in all, at least 1.
     pub max_files: u32,
-    /// JSON object that each line of `json-file` carries as `attrs`; empty for none.
+    /// Whether older files are compressed.
+    pub compress: bool,
+    /// Bytes of output that wait for the disk while the container goes on, and are dropped beyond;
+    /// `None` if it is the container that waits.
+    pub buffer: Option<u64>,
+    /// JSON object that each line of `json-file` and `local` carries as `attrs`; empty for none.
     pub attrs: String,
 }
 
@@ -164,6 +171,8 @@ impl LogFile {
             path: path.into(),
             max_size: 20_000_000,
             max_files: 5,
+            compress: false,
+            buffer: None,
             attrs: String::new(),
         }
     }

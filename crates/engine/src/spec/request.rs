@@ -263,7 +263,7 @@ pub struct HostConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct LogConfig {
-    /// `json-file`, `k8s-file`, `none`; empty for the configured.
+    /// `json-file`, `local`, `k8s-file`, `none`; empty for the configured.
     pub r#type: String,
     /// `max-size`, `max-file`, …
     #[serde(deserialize_with = "or_default")]

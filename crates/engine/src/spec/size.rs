@@ -10,6 +10,18 @@ use crate::{
 /// # Errors
 /// [`Kind::BadInput`] in docker's words.
 pub fn bytes(text: &str) -> Result<i64> {
+    parse(text, 1024.0)
+}
+
+/// As [`bytes`], with powers of 1000: what docker has for logs.
+///
+/// # Errors
+/// As for [`bytes`].
+pub fn decimal(text: &str) -> Result<i64> {
+    parse(text, 1000.0)
+}
+
+fn parse(text: &str, base: f64) -> Result<i64> {
     let wrong = || {
         Error::new(Kind::BadInput, format!("invalid size: '{}'", show(text)))
             .with_hint("write a size such as 512m or 1g")
@@ -29,7 +41,7 @@ pub fn bytes(text: &str) -> Result<i64> {
         "p" => 5,
         _ => return Err(wrong()),
     };
-    let size = number * 1024_f64.powi(power);
+    let size = number * base.powi(power);
     if !size.is_finite() || size >= i64::MAX as f64 {
         return Err(wrong());
     }
@@ -58,6 +70,8 @@ mod tests {
         ] {
             assert_eq!(bytes(text).unwrap(), want, "{text}");
         }
+        assert_eq!(decimal("1.5K").unwrap(), 1500);
+        assert_eq!(decimal("2GiB").unwrap(), 2_000_000_000);
         for text in ["", "x", "-1", "1x", "1ib2", "9999999999t", "1..2", "bb"] {
             assert_eq!(
                 bytes(text).unwrap_err().message(),

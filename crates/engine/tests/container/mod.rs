@@ -239,7 +239,7 @@ impl Box {
 
     /// The lines of the log file, as (stream, text).
     pub fn log(&self) -> Vec<(String, String)> {
-        let (Log::JsonFile(file) | Log::K8sFile(file)) = &self.launch.log else {
+        let (Log::JsonFile(file) | Log::K8sFile(file) | Log::Local(file)) = &self.launch.log else {
             return Vec::new();
         };
         let text = fs::read_to_string(&file.path).unwrap_or_default();

@@ -197,7 +197,6 @@ fn flags_are_seen_inside() {
         for (flags, part) in [
             (&["--use-api-socket"][..], "no API socket"),
             (&["--link-local-ip", "169.254.1.1"], "link-local"),
-            (&["--log-opt", "mode=non-blocking"], "non-blocking"),
             (&["--storage-opt", "size=1g"], "quota"),
         ] {
             let said = h.fails(125, &[&["run", "--rm"], flags, &["box"]].concat());

@@ -10,6 +10,7 @@ mod explain;
 mod faults;
 mod flags;
 mod life;
+mod logs;
 mod many;
 mod pushed;
 mod quota;

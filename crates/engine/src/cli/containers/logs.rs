@@ -120,7 +120,9 @@ pub(super) fn logs(
             (Some(ends), None) => reader.follow(ends.as_fd())?,
             (None, None) => None,
         };
-        let Some(entry) = entry else { return Ok(()) };
+        let Some(entry) = entry else {
+            return reader.finish();
+        };
         if !print(&entry, args)? {
             return Ok(());
         }

@@ -3,10 +3,9 @@
 use std::{
     collections::VecDeque,
     fs::{self, File},
-    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
+    io::{self, BufRead, Read, Seek, SeekFrom},
     os::fd::{BorrowedFd, OwnedFd},
-    os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -20,7 +19,10 @@ use rustix::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::write::older;
+use super::{
+    Format,
+    find::{Open, newer},
+};
 use crate::{
     error::{Error, Kind, Result},
     shim::{Log, LogFile, Stream},
@@ -73,7 +75,7 @@ pub struct Entry {
 /// Reads a log from the oldest file to the newest.
 #[derive(Debug)]
 pub struct Reader {
-    json: bool,
+    format: Format,
     settings: LogFile,
     filter: Filter,
     /// The one that is read, and newer ones.
@@ -81,29 +83,10 @@ pub struct Reader {
     /// The beginning of a line whose end is not written yet.
     line: Vec<u8>,
     inotify: Option<OwnedFd>,
+    /// The first compressed file that could not be read to its end.
+    damaged: Option<PathBuf>,
     /// Whether nothing follows any more.
     done: bool,
-}
-
-#[derive(Debug)]
-struct Open {
-    file: BufReader<File>,
-    id: (u64, u64),
-}
-
-impl Open {
-    fn at(path: &Path) -> io::Result<Option<Self>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let meta = file.metadata()?;
-        Ok(Some(Self {
-            id: (meta.dev(), meta.ino()),
-            file: BufReader::new(file),
-        }))
-    }
 }
 
 impl Reader {
@@ -113,22 +96,20 @@ impl Reader {
     /// [`Kind::Unsupported`] if the container's output is not kept, [`Kind::Host`] if files cannot
     /// be read.
     pub fn open(log: &Log, filter: &Filter) -> Result<Self> {
-        let (json, settings) = match log {
-            Log::JsonFile(settings) => (true, settings),
-            Log::K8sFile(settings) => (false, settings),
-            Log::None => {
-                let m = "the container's output is not kept (log driver none)";
-                return Err(Error::new(Kind::Unsupported, m)
-                    .with_hint("create it with --log-driver json-file"));
-            }
+        let Some((format, settings)) = log.file() else {
+            let m = "the container's output is not kept (log driver none)";
+            return Err(
+                Error::new(Kind::Unsupported, m).with_hint("create it with --log-driver json-file")
+            );
         };
         let mut reader = Self {
-            json,
+            format,
             settings: settings.clone(),
             filter: filter.clone(),
             files: VecDeque::new(),
             line: Vec::new(),
             inotify: None,
+            damaged: None,
             done: false,
         };
         let failed = |e| failed(settings, e);
@@ -147,9 +128,18 @@ impl Reader {
                 return Ok(None);
             };
             let room = (MAX_LINE + 1 - self.line.len()) as u64;
-            let mut limited = (&mut open.file).take(room);
-            let read = limited.read_until(b'\n', &mut self.line);
-            read.map_err(|e| failed(&self.settings, e))?;
+            let read = open
+                .reader()
+                .and_then(|r| r.take(room).read_until(b'\n', &mut self.line));
+            match read {
+                Err(e) if open.damaged(&e) => {
+                    open.give_up();
+                    self.damaged.get_or_insert_with(|| open.path.clone());
+                    self.line.clear();
+                    continue;
+                }
+                read => read.map_err(|e| failed(&self.settings, e))?,
+            };
             if self.line.last() == Some(&b'\n') || self.line.len() > MAX_LINE {
                 let entry = self.parse();
                 self.line.clear();
@@ -224,26 +214,24 @@ impl Reader {
         Ok(over)
     }
 
-    /// Opens files that are newer than the one that is read; whether there are any. A file that is
-    /// renamed meanwhile is still opened once.
+    /// After all was read: tells of files that could not be read to their end.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if there is one.
+    pub fn finish(&self) -> Result<()> {
+        let Some(path) = &self.damaged else {
+            return Ok(());
+        };
+        let m = format!(
+            "the log's file `{}` is damaged: the rest of it was passed over",
+            path.display()
+        );
+        Err(Error::new(Kind::Integrity, m))
+    }
+
+    /// Opens files that are newer than the one that is read; whether there are any.
     fn find(&mut self) -> io::Result<bool> {
-        let known = self.files.back().map(|o| o.id);
-        let mut new: VecDeque<Open> = VecDeque::new();
-        for n in 0..self.settings.max_files.clamp(1, 1000) {
-            let path = &self.settings.path;
-            let open = match n {
-                0 => Open::at(path)?,
-                n => Open::at(&older(path, n))?,
-            };
-            match open {
-                Some(open) if Some(open.id) == known => break,
-                Some(open) if new.iter().any(|o| o.id == open.id) => {}
-                Some(open) => new.push_front(open),
-                // Between a rename and the next line there is no newest file.
-                None if n == 0 => {}
-                None => break,
-            }
-        }
+        let mut new = newer(&self.settings, self.files.back())?;
         let found = !new.is_empty();
         self.files.append(&mut new);
         Ok(found)
@@ -255,11 +243,19 @@ impl Reader {
             return Ok(());
         };
         for index in (0..self.files.len()).rev() {
-            let file = &mut self.files[index].file;
-            let end = file.seek(SeekFrom::End(0))?;
-            let (start, found) = lines_from_end(file.get_mut(), end, left)?;
-            file.seek(SeekFrom::Start(start))?;
-            left -= found;
+            let open = &mut self.files[index];
+            if open.is_packed() {
+                // It can only be read from its beginning, so twice.
+                let lines = pass(open, u64::MAX)?;
+                open.rewind()?;
+                pass(open, lines.saturating_sub(left))?;
+                left = left.saturating_sub(lines);
+            } else {
+                let end = open.file.seek(SeekFrom::End(0))?;
+                let (start, found) = lines_from_end(&mut open.file, end, left)?;
+                open.file.seek(SeekFrom::Start(start))?;
+                left -= found;
+            }
             if left == 0 {
                 self.files.drain(..index);
                 break;
@@ -290,10 +286,13 @@ impl Reader {
 
     /// The entry of a line; what is not one is passed over.
     fn parse(&self) -> Option<Entry> {
-        if self.json {
-            json_entry(&self.line)
-        } else {
-            k8s_entry(&self.line)
+        match self.format {
+            Format::Json => json_entry(&self.line),
+            Format::K8s => k8s_entry(&self.line),
+            Format::Local => k8s_entry(&self.line).map(|entry| {
+                let attrs = Some(self.settings.attrs.clone()).filter(|a| !a.is_empty());
+                Entry { attrs, ..entry }
+            }),
         }
     }
 }
@@ -319,6 +318,33 @@ fn watch(path: &Path) -> io::Result<OwnedFd> {
     let what = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
     inotify::add_watch(&fd, dir, what)?;
     Ok(fd)
+}
+
+/// Passes over so many lines at most; how many there were. What is damaged has none.
+fn pass(open: &mut Open, most: u64) -> io::Result<u64> {
+    let (mut passed, mut begun) = (0, false);
+    while passed < most {
+        let (len, ends) = match open.reader().and_then(|r| Ok(line_piece(r.fill_buf()?))) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) if open.damaged(&e) => break,
+            piece => piece?,
+        };
+        if len == 0 {
+            break;
+        }
+        open.reader()?.consume(len);
+        begun = !ends;
+        passed += u64::from(ends);
+    }
+    Ok(passed + u64::from(begun))
+}
+
+/// How much of it belongs to one line, and whether that ends there.
+fn line_piece(bytes: &[u8]) -> (usize, bool) {
+    match bytes.iter().position(|b| *b == b'\n') {
+        Some(at) => (at + 1, true),
+        None => (bytes.len(), false),
+    }
 }
 
 /// Where the last `wanted` lines before `end` begin, and how many there are.
@@ -378,7 +404,7 @@ fn k8s_entry(line: &[u8]) -> Option<Entry> {
         _ => return None,
     };
     let text = word()?;
-    let end = if whole { text.len() } else { text.len() - 1 };
+    let end = text.len().saturating_sub(usize::from(!whole));
     Some(Entry {
         time,
         stream,

@@ -1,15 +1,9 @@
-//! Writes logs, and begins a new file when one is full.
+//! Takes output apart into lines, and hands them to the log.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{os::fd::BorrowedFd, time::SystemTime};
 
-use super::{LINE, json, k8s};
-use crate::shim::{Log, LogFile, Stream, clock};
+use super::{LINE, files::Files, ring::Ring};
+use crate::shim::{Log, Stream};
 
 /// A log that is being written. It has no errors to give: what cannot be written is counted, and
 /// the log says so when it can.
@@ -17,80 +11,101 @@ use crate::shim::{Log, LogFile, Stream, clock};
 pub(crate) enum Writer {
     /// Nothing is kept.
     None,
-    /// A file.
-    File(Box<Files>),
-}
-
-#[derive(Debug)]
-pub(crate) struct Files {
-    format: Format,
-    settings: LogFile,
-    /// `None` until there is something to write, and after an error.
-    file: Option<File>,
-    size: u64,
-    /// Lines that are to be written.
-    out: Vec<u8>,
-    lines: u64,
-    /// Beginnings of lines whose end has not come.
-    begun: [Vec<u8>; 2],
-    lost: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Json,
-    K8s,
+    /// Files, for which the container waits.
+    Files(Lines, Box<Files>),
+    /// A buffer, which a thread empties into files.
+    Ring(Lines, Ring),
 }
 
 impl Writer {
     pub(crate) fn new(log: &Log) -> Self {
-        let (format, settings) = match log {
-            Log::None => return Self::None,
-            Log::JsonFile(settings) => (Format::Json, settings),
-            Log::K8sFile(settings) => (Format::K8s, settings),
+        let Some((format, settings)) = log.file() else {
+            return Self::None;
         };
-        Self::File(Box::new(Files {
-            format,
-            settings: settings.clone(),
-            file: None,
-            size: 0,
-            out: Vec::new(),
-            lines: 0,
-            begun: [Vec::new(), Vec::new()],
-            lost: 0,
-        }))
+        let files = Files::new(format, settings.clone());
+        match settings.buffer {
+            None => Self::Files(Lines::default(), Box::new(files)),
+            Some(max) => Self::Ring(Lines::default(), Ring::new(files, max)),
+        }
     }
 
     /// Adds output that came just now.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
-        if let Self::File(files) = self {
-            files.write(stream, bytes);
+        // One time for all that came at once.
+        let time = SystemTime::now();
+        match self {
+            Self::None => {}
+            Self::Files(lines, files) => {
+                lines.push(stream, bytes, |text| files.line(stream, time, text));
+                files.flush();
+            }
+            Self::Ring(lines, ring) => {
+                lines.push(stream, bytes, |text| ring.line(stream, time, text));
+                ring.wake();
+            }
         }
     }
 
     /// Adds what was begun without an end: no more comes.
     pub(crate) fn end(&mut self) {
-        if let Self::File(files) = self {
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                let rest = std::mem::take(&mut files.begun[stream as usize]);
-                if !rest.is_empty() {
-                    files.line(stream, &files.time(), &rest);
-                }
+        let time = SystemTime::now();
+        match self {
+            Self::None => {}
+            Self::Files(lines, files) => {
+                lines.end(|stream, text| files.line(stream, time, text));
+                files.flush();
             }
-            files.flush();
+            Self::Ring(lines, ring) => {
+                lines.end(|stream, text| ring.line(stream, time, text));
+                ring.end(time);
+                ring.wake();
+            }
+        }
+    }
+
+    /// Whether all that came is in the files. After the end only: [`Writer::waits_for`] tells when
+    /// to ask again.
+    pub(crate) fn settled(&self) -> bool {
+        match self {
+            Self::None | Self::Files(..) => true,
+            Self::Ring(_, ring) => ring.settled(),
+        }
+    }
+
+    /// What becomes readable when there is something to do for [`Writer::turn`].
+    pub(crate) fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::None => None,
+            Self::Files(_, files) => files.waits_for(),
+            Self::Ring(_, ring) => ring.waits_for(),
+        }
+    }
+
+    /// Does what is due, without waiting.
+    pub(crate) fn turn(&mut self) {
+        match self {
+            Self::None => {}
+            Self::Files(_, files) => files.packed(),
+            Self::Ring(_, ring) => ring.turn(),
+        }
+    }
+
+    /// Ends the thread if there is one, unless it waits for a disk.
+    pub(crate) fn close(&mut self) {
+        if let Self::Ring(_, ring) = self {
+            ring.close();
         }
     }
 }
 
-impl Files {
-    /// One time for all that came at once.
-    fn time(&self) -> String {
-        clock::text(SystemTime::now(), self.format == Format::K8s)
-    }
+/// Beginnings of lines whose end has not come.
+#[derive(Debug, Default)]
+pub(crate) struct Lines([Vec<u8>; 2]);
 
-    fn write(&mut self, stream: Stream, bytes: &[u8]) {
-        let time = self.time();
-        let mut begun = std::mem::take(&mut self.begun[stream as usize]);
+impl Lines {
+    /// Gives each line that is whole, or as long as one gets.
+    fn push(&mut self, stream: Stream, bytes: &[u8], mut line: impl FnMut(&[u8])) {
+        let mut begun = std::mem::take(&mut self.0[stream as usize]);
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = (LINE - begun.len()).min(rest.len());
@@ -99,136 +114,36 @@ impl Files {
             rest = after;
             let whole = end.is_some() || begun.len() + piece.len() == LINE;
             if whole && begun.is_empty() {
-                self.line(stream, &time, piece);
+                line(piece);
             } else {
                 begun.extend_from_slice(piece);
                 if whole {
-                    self.line(stream, &time, &begun);
+                    line(&begun);
                     begun.clear();
                 }
             }
         }
         // An idle container's shim holds no buffers.
-        self.begun[stream as usize] = if begun.is_empty() { Vec::new() } else { begun };
-        self.flush();
+        self.0[stream as usize] = if begun.is_empty() { Vec::new() } else { begun };
     }
 
-    fn line(&mut self, stream: Stream, time: &str, text: &[u8]) {
-        let before = self.out.len();
-        match self.format {
-            Format::Json => {
-                json::encode(&mut self.out, stream, time, &self.settings.attrs, text);
-            }
-            Format::K8s => k8s::encode(&mut self.out, stream, time, text),
-        }
-        self.lines += 1;
-        let max = self.settings.max_size;
-        if max > 0 && self.size + self.out.len() as u64 > max && self.size + before as u64 > 0 {
-            let line = self.out.split_off(before);
-            self.lines -= 1;
-            self.flush();
-            self.rotate();
-            (self.out, self.lines) = (line, 1);
-        }
-        // Escapes make six bytes of one: what is held stays small.
-        if self.out.len() > 4 * LINE {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.out.is_empty() {
-            return;
-        }
-        let out = std::mem::take(&mut self.out);
-        let lines = std::mem::take(&mut self.lines);
-        if self.put(&out).is_err() {
-            self.lost += lines;
-        }
-    }
-
-    fn put(&mut self, out: &[u8]) -> io::Result<()> {
-        if self.file.is_none() {
-            let file = open(&self.settings.path)?;
-            self.size = file.metadata()?.len();
-            self.file = Some(file);
-        }
-        let Some(file) = &mut self.file else {
-            return Ok(());
-        };
-        let mut note = Vec::new();
-        if self.lost > 0 {
-            let text = format!("unlade: {} lines could not be logged here\n", self.lost);
-            let time = clock::text(SystemTime::now(), self.format == Format::K8s);
-            match self.format {
-                Format::Json => json::encode(&mut note, Stream::Stderr, &time, "", text.as_bytes()),
-                Format::K8s => k8s::encode(&mut note, Stream::Stderr, &time, text.as_bytes()),
-            }
-        }
-        let wrote = file.write_all(&note).and_then(|()| file.write_all(out));
-        match wrote {
-            Ok(()) => {
-                self.lost = 0;
-                self.size += (note.len() + out.len()) as u64;
-                Ok(())
-            }
-            Err(e) => {
-                // No half line stays.
-                let _ = file.set_len(self.size);
-                Err(e)
+    /// Gives what was begun.
+    fn end(&mut self, mut line: impl FnMut(Stream, &[u8])) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(&mut self.0[stream as usize]);
+            if !rest.is_empty() {
+                line(stream, &rest);
             }
         }
     }
-
-    /// `log` becomes `log.1`, that `log.2`, and so on; the oldest goes.
-    fn rotate(&mut self) {
-        self.file = None;
-        let path = &self.settings.path;
-        let last = self.settings.max_files.clamp(1, 1000) - 1;
-        let done = if last == 0 {
-            fs::remove_file(path)
-        } else {
-            for n in (1..last).rev() {
-                let _ = fs::rename(older(path, n), older(path, n + 1));
-            }
-            fs::rename(path, older(path, 1))
-        };
-        if done.is_ok() {
-            self.size = 0;
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let open = || {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(path)
-    };
-    match (open(), path.parent()) {
-        (Err(e), Some(dir)) if e.kind() == io::ErrorKind::NotFound => {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)?;
-            open()
-        }
-        (file, _) => file,
-    }
-}
-
-/// The `n`th file before the newest.
-pub(super) fn older(path: &Path, n: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{n}"));
-    name.into()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
+    use crate::shim::{LogFile, log::files::older};
 
     fn logs(path: &Path) -> Vec<String> {
         let text = fs::read_to_string(path).unwrap_or_default();

@@ -30,7 +30,7 @@ use crate::{
     runtime::WITHOUT_UNIFIED,
     shim::{
         Log, Mounts, Process, State, boot_id,
-        log::Writer,
+        log::{self, Writer},
         wire::{self, Frames, Request},
     },
     sys,
@@ -42,6 +42,7 @@ pub(super) fn main() -> ExitCode {
         None => {}
         Some(word) if word == WITHOUT_UNIFIED => return without_unified(args),
         Some(word) if word == HOLD => return holder::main(args),
+        Some(word) if word == log::PACK => return log::pack(),
         Some(word) if word == "--version" => {
             let _ = writeln!(io::stdout(), "unlade-shim {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
@@ -142,6 +143,7 @@ fn boot() -> Result<Option<Server>> {
         outputs: Vec::new(),
         terminal: None,
         log: Writer::new(&log),
+        log_until: None,
         init: None,
         oom: None,
         kills: 0,

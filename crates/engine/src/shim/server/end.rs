@@ -35,7 +35,6 @@ impl Server {
         self.terminal = None;
         self.init = None;
         self.kill_at = None;
-        self.log.end();
         self.end_checks();
         self.count_kills();
         self.oom = None;
@@ -93,6 +92,7 @@ impl Server {
     pub(super) fn last(&mut self) {
         // Whoever is told that it is over can have its ports.
         self.held = Vec::new();
+        self.log.close();
         self.namespaces.leave();
         if self.state.status != Status::Failed {
             self.state.status = Status::Exited;
@@ -207,8 +207,15 @@ impl Server {
         if let Some(users) = &self.users {
             let _ = rustix::io::fcntl_setfd(users, FdFlags::empty());
         }
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null());
+        if !self.log.settled() {
+            // A thread that a disk holds would hold up what this process becomes.
+            let began = command.spawn();
+            return began.map_or(ExitCode::FAILURE, |_| ExitCode::SUCCESS);
+        }
         // Only if that fails is there anything after it.
-        let _ = Command::new(program).args(args).stdin(Stdio::null()).exec();
+        let _ = command.exec();
         ExitCode::FAILURE
     }
 }

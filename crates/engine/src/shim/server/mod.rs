@@ -49,6 +49,8 @@ struct Server {
     /// The terminal's other side.
     terminal: Option<OwnedFd>,
     log: Writer,
+    /// Until when the end of a run waits for the log.
+    log_until: Option<Instant>,
     /// A handle on the first process.
     init: Option<OwnedFd>,
     /// Watches for want of memory.

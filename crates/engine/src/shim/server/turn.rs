@@ -16,7 +16,7 @@ use rustix::{
 use super::{Phase, Server, end::exit_code};
 use crate::shim::{Stream, wire};
 
-/// How long a client that takes nothing may hold up an end that was asked for.
+/// How long a client that takes nothing may hold up an end that was asked for, and a disk any.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was waited for.
@@ -29,6 +29,7 @@ enum Source {
     Input,
     Memory,
     Check,
+    Log,
 }
 
 impl Server {
@@ -85,7 +86,8 @@ impl Server {
         }
     }
 
-    /// Passes on the rest of the output; when there is none left, it has ended.
+    /// Passes on the rest of the output; when there is none left, and the log has it too, it has
+    /// ended.
     fn drain(&mut self, code: i32, ran: Duration) {
         let mut index = 0;
         while index < self.outputs.len() {
@@ -101,7 +103,15 @@ impl Server {
                 }
             }
         }
-        self.ended(code, ran);
+        let now = Instant::now();
+        let until = *self.log_until.get_or_insert_with(|| {
+            self.log.end();
+            now + PATIENCE
+        });
+        if self.log.settled() || until <= now {
+            self.log_until = None;
+            self.ended(code, ran);
+        }
     }
 
     fn over(&self) -> bool {
@@ -158,6 +168,9 @@ impl Server {
         if let Some(fd) = self.checks.as_ref().and_then(|c| c.output()) {
             sources.push((Source::Check, fd, PollFlags::IN));
         }
+        if let Some(fd) = self.log.waits_for() {
+            sources.push((Source::Log, fd, PollFlags::IN));
+        }
         let mut fds: Vec<PollFd<'_>> = sources
             .iter()
             .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
@@ -190,7 +203,10 @@ impl Server {
         let phase = match &self.phase {
             Phase::Starting(starting) => Some(starting.deadline),
             Phase::Running { .. } => None,
-            Phase::Draining { since, .. } => self.state.stopping.then(|| *since + PATIENCE),
+            Phase::Draining { since, .. } => self.log_until.or_else(|| {
+                let stopping = self.state.stopping;
+                stopping.then(|| *since + PATIENCE)
+            }),
             Phase::Waiting { until } => Some(*until),
             Phase::Flushing { since } => Some(*since + PATIENCE),
         };
@@ -220,6 +236,7 @@ impl Server {
             }
             Source::Memory => self.look_at_memory(),
             Source::Check => self.read_check(),
+            Source::Log => self.log.turn(),
             Source::Input => {
                 self.input.flush();
                 for n in 0..self.clients.len() {

@@ -164,7 +164,7 @@ pub(super) struct Flags {
     #[command(flatten)]
     pub(super) health: HealthFlags,
 
-    /// Where its output goes: json-file, k8s-file or none.
+    /// Where its output goes: json-file, local, k8s-file or none.
     #[arg(
         long,
         value_name = "DRIVER",
@@ -173,7 +173,7 @@ pub(super) struct Flags {
     )]
     pub(super) log_driver: String,
 
-    /// Option of that: KEY=VALUE, such as max-size=10m.
+    /// Option of that, KEY=VALUE: max-size, max-file, compress, mode, max-buffer-size, labels, env.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) log_opt: Vec<String>,
 }
