@@ -13,10 +13,10 @@ pub fn bytes(text: &str) -> Result<i64> {
     parse(text, 1024.0)
 }
 
-/// As [`bytes`], with powers of 1000: what docker has for logs.
+/// As [`bytes()`], with powers of 1000: what docker has for logs.
 ///
 /// # Errors
-/// As for [`bytes`].
+/// As for [`bytes()`].
 pub fn decimal(text: &str) -> Result<i64> {
     parse(text, 1000.0)
 }
