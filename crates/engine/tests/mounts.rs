@@ -149,6 +149,24 @@ fn images_are_mounted() {
         out.status.code() == Some(125) && text.contains("no such image: nothing"),
         "{text}"
     );
+    // The same image twice.
+    let both = [
+        "tools,dst=/a,image-subpath=etc",
+        "tools,dst=/b,image-subpath=etc/deep",
+    ];
+    let [a, b] = both.map(|mount| format!("type=image,src={mount}"));
+    let run = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--mount",
+        &a,
+        "--mount",
+        &b,
+    ];
+    let cat = ["box", "cat", "/a/deep/file", "/b/file"];
+    assert_eq!(m.ok(&[&run[..], &cat].concat()), "tools\ntools\n");
     assert!(is_clean(&m));
 
     // As long as the container is there, so is the image.

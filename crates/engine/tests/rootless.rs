@@ -254,6 +254,21 @@ impl User {
         text.split(' ').next().unwrap().parse().unwrap()
     }
 
+    /// Kills the shims and the holder, not their containers.
+    fn kill_shims(&self) {
+        let mut killed = 0;
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let program = fs::read_link(entry.path().join("exe"));
+            if program.is_ok_and(|program| program == self.path("unlade-shim")) {
+                let pid = entry.file_name().to_str().unwrap().parse().unwrap();
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                killed += 1;
+            }
+        }
+        assert!(killed > 0);
+    }
+
     fn until(&self, what: &str, done: impl Fn() -> bool) {
         let end = Instant::now() + Duration::from_secs(30);
         while !done() {
@@ -396,8 +411,33 @@ fn one_pair_of_namespaces_for_all_commands() {
     user.until("the holder stays", || user.holders() == 0);
     assert_eq!(namespace("one"), first);
     assert_eq!(user.holders(), 1);
-    user.ok(&["stop", "-t", "0", "one", "two"]);
-    user.ok(&["rm", "one", "two"]);
+    // All who know of them are killed, and a container shows a file with the lock's path.
+    let lock = user.path("run/unlade/users.lock").display().to_string();
+    let script = format!("mkdir -p $(dirname {lock}); exec 9>{lock}; echo open; sleep 1000");
+    user.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "liar",
+        "--network",
+        "none",
+        "box",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    user.until("it is open", || user.ok(&["logs", "liar"]) == "open");
+    user.kill_shims();
+    user.until("a holder stays", || user.holders() == 0);
+    assert!(user.ok(&["ps", "-a"]).contains("liar"));
+    assert_ne!(
+        fs::metadata(format!("/proc/{}/ns/user", user.holder()))
+            .unwrap()
+            .ino()
+            .to_string(),
+        first
+    );
+    user.ok(&["rm", "-f", "one", "two", "liar"]);
     user.assert_nothing_left();
 }
 

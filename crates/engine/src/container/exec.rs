@@ -21,13 +21,10 @@ use super::{
 pub use crate::spec::ExecRequest;
 use crate::{
     error::{Error, Kind, Result},
-    runtime::last_error,
+    runtime::last_error_in,
     shim::{self, Connection, Exec, Fds, Io, Outcome, Size, Stdin, Streams},
     spec,
 };
-
-/// Longest log of a runtime that is read, in bytes.
-const MAX_LOG: usize = 1 << 20;
 
 /// Where a process's streams go.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,7 +87,9 @@ impl Containers<'_> {
             )
             .with_hint("restart the container")
         })?;
-        let root = root_of(view.pid)?;
+        let init = self.seen(&record.id)?.and_then(|seen| seen.state.init);
+        let root = init.map(root_of).transpose()?.flatten();
+        let root = root.ok_or_else(|| Self::not_running(record))?;
         let user = match &*request.user {
             "" => None,
             user => Some(spec::user::resolve(root.as_fd(), user, &[])?),
@@ -200,9 +199,7 @@ impl Containers<'_> {
             .map_err(|e| Error::host("run the runtime", e))?;
         let code = ended.code().unwrap_or(255);
         if code != 0 {
-            let mut said = fs::read(&log).unwrap_or_default();
-            said.truncate(MAX_LOG);
-            if let Some(message) = last_error(&said) {
+            if let Some(message) = last_error_in(&log) {
                 let refusal = Refusal::new(code_of(&message), &message, wanted);
                 return Ok(ExecEnd::Told(refusal));
             }
@@ -211,20 +208,33 @@ impl Containers<'_> {
     }
 }
 
-/// The root of a container, as its first process has it.
-fn root_of(pid: i32) -> Result<OwnedFd> {
+/// The root of a container, as its first process has it; `None` if that has ended.
+fn root_of(init: shim::Process) -> Result<Option<OwnedFd>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
-        .map_err(|e| Error::host("open the container's root", e))
+    let opened = rustix::fs::open(format!("/proc/{}/root", init.pid), flags, Mode::empty());
+    // As long as the process lived until now, what was opened is its own.
+    if !init.lives() {
+        return Ok(None);
+    }
+    let root = opened.map_err(|e| Error::host("open the container's root", e))?;
+    Ok(Some(root))
 }
 
 /// What a process needs and the container has not, told before a runtime tells it in its own way.
 /// What cannot be made out is left to the runtime.
 fn lacking(root: BorrowedFd<'_>, process: &Process) -> Option<Refusal> {
-    let find = |path: &Path| {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let open = |path: &Path, more: ResolveFlags| {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         openat2(root, path, flags, Mode::empty(), resolve).and_then(fstat)
+    };
+    let find = |path: &Path| match open(path, ResolveFlags::empty()) {
+        // What is mounted there may be other to who is inside, as `/proc/self` is.
+        Err(Errno::NOENT) => Err(match open(path, ResolveFlags::NO_XDEV) {
+            Err(Errno::XDEV) => Errno::XDEV,
+            _ => Errno::NOENT,
+        }),
+        found => found,
     };
     let kind = |mode| FileType::from_raw_mode(mode);
     let program = process.args().as_ref()?.first()?;

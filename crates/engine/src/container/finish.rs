@@ -170,7 +170,13 @@ impl Containers<'_> {
     /// [`Kind::Conflict`] with docker's words if it runs and that is not forced.
     pub fn remove(&self, record: &Record, removal: Removal) -> Result<Removed> {
         let (locked, record) = loop {
-            let view = self.view(record)?;
+            let view = match self.view(record) {
+                Err(e) if e.kind() == Kind::Integrity && removal.force => {
+                    self.end_unknown(record)?;
+                    continue;
+                }
+                view => view?,
+            };
             if view.is_active() {
                 if !removal.force {
                     return Err(busy(record, view.status));
@@ -216,6 +222,16 @@ impl Containers<'_> {
             self.driver.sweep()?;
         }
         Ok(removed)
+    }
+
+    /// Ends a container whose shim's state cannot be read, and forgets that.
+    fn end_unknown(&self, record: &Record) -> Result<()> {
+        let place = self.place(&record.id)?;
+        let _locked = place.lock()?;
+        self.runtime(&record.request.host_config.runtime)?
+            .delete(&record.id, true)?;
+        remove_cgroup(record);
+        shim::State::forget(&place.run)
     }
 
     /// Kills a container and waits for its end.

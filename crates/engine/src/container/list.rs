@@ -6,7 +6,10 @@ use unlade_graph::driver::NodeId;
 
 use super::{Containers, Record, View};
 use crate::{
-    error::Result, network::NetworkSettings, shim::Log, spec::request::ContainerConfig,
+    error::{Kind, Result},
+    network::NetworkSettings,
+    shim::Log,
+    spec::request::ContainerConfig,
     volume::Point,
 };
 
@@ -56,7 +59,14 @@ impl Containers<'_> {
     pub fn list(&self) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
         for record in self.all()? {
-            let view = self.view(&record)?;
+            let view = match self.view(&record) {
+                // One that nobody can tell of is not to hide the others.
+                Err(e) if e.kind() == Kind::Integrity => {
+                    tracing::warn!(error = %e, "the state of {} is not known", record.name);
+                    View::unknown(&record, e.to_string())
+                }
+                view => view?,
+            };
             all.push(Listed { record, view });
         }
         Ok(all)

@@ -106,6 +106,15 @@ impl View {
         view
     }
 
+    /// Of a container whose shim's state cannot be read: it is for `rm -f`.
+    pub(super) fn unknown(record: &Record, error: String) -> Self {
+        Self {
+            status: Status::Dead,
+            error,
+            ..Self::ended(record.run.as_ref())
+        }
+    }
+
     fn ended(run: Option<&Run>) -> Self {
         let time = |t: Option<&String>| t.cloned().unwrap_or_else(|| NEVER.to_owned());
         let exit_code = run.and_then(|r| r.exit_code);

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock},
+    fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags, flock, statx},
     io::Errno,
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
@@ -169,6 +169,10 @@ impl Other {
         })
     }
 
+    fn uid(&self) -> Option<u32> {
+        fs::metadata(&self.at).ok().map(|m| m.uid())
+    }
+
     fn namespace(&self, kind: &str) -> PathBuf {
         self.at.join("ns").join(kind)
     }
@@ -222,17 +226,18 @@ fn rejoin(dir: &Path, config: &Config) -> Result<bool> {
 /// A process that has the lock open and is in a user namespace other than ours, and where the
 /// mount namespace of all is found.
 fn member(lock: &Path) -> Option<(Other, PathBuf)> {
-    // As the kernel has the path of a descriptor.
     let lock = &lock.canonicalize().ok()?;
+    let number = file_number(lock)?;
     let uid = rustix::process::geteuid().as_raw();
     let ours = user::inode(Path::new("/proc/self/ns/user"));
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        let mine = entry.metadata().is_ok_and(|m| m.uid() == uid);
-        let other = Other::find(pid).filter(|_| mine)?;
+        let other = Other::find(pid).filter(|other| other.uid() == Some(uid))?;
         let theirs = user::inode(&other.namespace("user"))?;
         let files = other.files().filter(|_| Some(theirs) != ours)?;
-        if !files.iter().any(|(to, _)| to == lock) {
+        // In a container a file of its own can have the same path.
+        let is_lock = |fd: &Path| file_number(fd) == Some(number);
+        if !files.iter().any(|(to, fd)| to == lock && is_lock(fd)) {
             return None;
         }
         // A shim has mounts of its own, and a way back to those of all.
@@ -241,6 +246,12 @@ fn member(lock: &Path) -> Option<(Other, PathBuf)> {
         let mounts = back.map_or_else(|| other.namespace("mnt"), |(_, fd)| fd);
         Some((other, mounts))
     })
+}
+
+/// The device and the number of a file, without asking the server of a file system.
+fn file_number(path: &Path) -> Option<(u32, u32, u64)> {
+    let stat = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    Some((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
 }
 
 /// What the holder says while it begins.

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::{self, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::DirBuilderExt,
     os::unix::process::CommandExt,
     path::Path,
@@ -25,6 +25,8 @@ use crate::{
 
 /// How long a runtime may take for what is done to a container that runs.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of the end of a runtime's log is read, in bytes.
+const MAX_LOG: u64 = 64 << 10;
 /// Variables that a runtime is given; what else is in ours, such as `LISTEN_FDS` or
 /// `NOTIFY_SOCKET`, would change what it does.
 const ENVIRONMENT: [&str; 4] = [
@@ -256,8 +258,19 @@ fn plain(line: &str) -> &str {
     }
 }
 
+/// The last error in a runtime's log, if it can be read.
+pub(crate) fn last_error_in(log: &Path) -> Option<String> {
+    let mut file = fs::File::open(log).ok()?;
+    let len = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(MAX_LOG)))
+        .ok()?;
+    let mut end = Vec::new();
+    file.take(MAX_LOG).read_to_end(&mut end).ok()?;
+    last_error(&end)
+}
+
 /// The last error in a runtime's log of JSON lines.
-pub(crate) fn last_error(log: &[u8]) -> Option<String> {
+fn last_error(log: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(log);
     text.lines().rev().find_map(|line| {
         let value: Value = serde_json::from_str(line).ok()?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::commands::last_error;
+pub(crate) use self::commands::last_error_in;
 pub use self::find::shim_binary;
 
 /// An OCI runtime that was found and can be used.

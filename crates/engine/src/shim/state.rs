@@ -174,6 +174,20 @@ impl State {
         self.boot != boot_id() || !lives()
     }
 
+    /// Takes the state away.
+    ///
+    /// # Errors
+    /// [`Kind::Host`] if that fails.
+    pub fn forget(run: &Path) -> Result<()> {
+        let path = run.join(FILE);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::host(format!("remove `{}`", path.display()), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a shim was there, in the directory of a run.
     pub fn is_in(run: &Path) -> bool {
         run.join(FILE).exists()

@@ -405,10 +405,12 @@ fn free_name(tx: &Connection, name: &str) -> Tx<()> {
 /// Keeps an image's layers for `owner`; how many rows that took.
 pub(super) fn pin_image(tx: &Connection, driver: &str, owner: &str, image: &Digest) -> Tx<usize> {
     // An image without layers is pinned by a row without one.
-    let insert = "INSERT OR IGNORE INTO pins
+    // Of a row that is there already, as a second mount of an image has it, the count tells too.
+    let insert = "INSERT INTO pins
         SELECT i.driver, ?2, i.digest, coalesce(l.layer, '') FROM images i
         LEFT JOIN image_layers l ON l.image = i.key
-        WHERE i.driver = ?1 AND i.digest = ?3 AND NOT i.broken";
+        WHERE i.driver = ?1 AND i.digest = ?3 AND NOT i.broken
+        ON CONFLICT (driver, owner, layer) DO UPDATE SET image = excluded.image";
     Ok(tx
         .prepare_cached(insert)?
         .execute(params![driver, owner, image.to_string()])?)

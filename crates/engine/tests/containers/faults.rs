@@ -66,3 +66,32 @@ fn a_killed_shim_is_noticed() {
         });
     });
 }
+
+#[test]
+fn a_state_that_cannot_be_read() {
+    hosts("a_state_that_cannot_be_read", |h| {
+        for shim_lives in [false, true] {
+            let run = ["run", "-d", "--network", "none", "--name"];
+            let id = h.ok(&[&run[..], &["odd", "box", "sleep", "60"]].concat());
+            h.ok(&[&run[..], &["other", "box", "sleep", "60"]].concat());
+            let dir = h.run.path().join("containers").join(id.trim());
+            let state = fs::read(dir.join("state.json")).unwrap();
+            let state: Value = serde_json::from_slice(&state).unwrap();
+            if !shim_lives {
+                let shim = state["shim"]["pid"].to_string();
+                let killed = Command::new("kill").args(["-9", &shim]).status();
+                assert!(killed.unwrap().success());
+            }
+            fs::write(dir.join("state.json"), "{").unwrap();
+            let format = ["ps", "-a", "--format", "{{.Names}} {{.State}}"];
+            let out = h.command(&format).output().unwrap();
+            assert_eq!(text(&out.stdout), "other running\nodd dead\n");
+            h.ok(&["info"]);
+            h.fails(1, &["rm", "odd"]);
+            h.ok(&["rm", "-f", "odd"]);
+            let pid = state["init"]["pid"].to_string();
+            h.until("its process", || !Path::new("/proc").join(&pid).exists());
+            h.ok(&["rm", "-f", "other"]);
+        }
+    });
+}

@@ -107,6 +107,8 @@ fn a_container_lives_and_is_seen() {
             Some(9)
         );
         h.fails(127, &["exec", "one", "nosuch"]);
+        // What is there for who is inside, and for nobody else.
+        h.ok(&["exec", "-w", "/proc/self", "one", "true"]);
         h.ok(&["exec", "-d", "one", "touch", "/tmp/there"]);
         h.until("a detached process", || {
             h.output(&["exec", "one", "ls", "/tmp/there"])

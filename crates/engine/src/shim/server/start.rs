@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read},
     os::fd::OwnedFd,
     os::unix::net::{UnixListener, UnixStream},
     os::unix::process::CommandExt,
@@ -21,7 +21,7 @@ use rustix::{
 use super::{Console, Output, Phase, Server, Starting, end::describe, input::pipe, job::What};
 use crate::{
     error::Error,
-    runtime::last_error,
+    runtime::last_error_in,
     shim::{Io, Process, Status, Stdin, Stream, clock, wire, wire::Reply},
 };
 
@@ -281,7 +281,7 @@ impl Server {
 
     /// What the runtime said of its failure.
     fn words(&self, starting: &Starting) -> Option<String> {
-        if let Some(message) = tail(&starting.log).ok().and_then(|log| last_error(&log)) {
+        if let Some(message) = last_error_in(&starting.log) {
             return Some(message);
         }
         let from = starting.words.as_ref();
@@ -322,15 +322,6 @@ fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
 fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
     File::open(path)?.take(64).read_to_end(&mut out)?;
-    Ok(out)
-}
-
-fn tail(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let len = file.metadata()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(WORDS)))?;
-    let mut out = Vec::new();
-    file.take(WORDS).read_to_end(&mut out)?;
     Ok(out)
 }
 
