@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{
-    Begin, Begun, Containers, Record, Status, launch, record::text, start::cgroup, stats::no_group,
-};
+use super::{Begin, Begun, Containers, Record, Status, launch, start::cgroup, stats::no_group};
 use crate::{
     error::{Error, Kind, Result},
     shim,
@@ -246,32 +244,31 @@ impl Containers<'_> {
     /// # Errors
     /// If the limits fit neither each other nor the host.
     pub fn update(&self, record: &Record, change: impl Fn(&mut HostConfig)) -> Result<Vec<String>> {
-        let mut request = record.request.clone();
-        change(&mut request.host_config);
-        let host = &request.host_config;
-        let policy = &host.restart_policy.name;
-        if host.auto_remove && !policy.is_empty() && policy != "no" {
-            let m =
-                "restart policy cannot be updated because AutoRemove is enabled for the container";
-            return Err(Error::new(Kind::Conflict, m).with_hint("it goes when it ends"));
-        }
-        let warnings = spec::check(&request, self.host())?;
-        let view = self.view(record)?;
-        if view.is_running() {
-            let resources = resources(host, self.host());
-            self.runtime(&host.runtime)?
-                .update(&record.id, &resources)?;
-        }
-        if view.is_active() {
-            let restart = launch::restart(&host.restart_policy);
-            match shim::set_restart(&self.run_dir(&record.id)?, restart) {
-                Err(e) if e.kind() == Kind::NotFound => {}
-                done => done?,
+        let warnings = self.edit(&record.id, |record, request| {
+            change(&mut request.host_config);
+            let host = &request.host_config;
+            let policy = &host.restart_policy.name;
+            if host.auto_remove && !policy.is_empty() && policy != "no" {
+                let m =
+                    "restart policy cannot be updated because AutoRemove is enabled for the container";
+                return Err(Error::new(Kind::Conflict, m).with_hint("it goes when it ends"));
             }
-        }
-        self.store
-            .set_container_request(&record.id, &text(&request)?)?;
-        self.store.copy_container(&record.id);
+            let warnings = spec::check(request, self.host())?;
+            let view = self.view(record)?;
+            if view.is_running() {
+                let resources = resources(host, self.host());
+                self.runtime(&host.runtime)?
+                    .update(&record.id, &resources)?;
+            }
+            if view.is_active() {
+                let restart = launch::restart(&host.restart_policy);
+                match shim::set_restart(&self.run_dir(&record.id)?, restart) {
+                    Err(e) if e.kind() == Kind::NotFound => {}
+                    done => done?,
+                }
+            }
+            Ok(warnings)
+        })?;
         self.tell("update", record, &[]);
         Ok(warnings)
     }

@@ -3,10 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{
-    Containers,
-    record::{Record, text},
-};
+use super::{Containers, record::Record};
 use crate::{
     error::{Error, Kind, Result},
     image::json::show,
@@ -128,15 +125,15 @@ impl Containers<'_> {
             Err(e) if e.kind() == Kind::NotFound => return Err(missing()),
             found => found?,
         };
-        let mut request = record.request;
-        let links = &mut request.host_config.links;
-        let before = links.len();
-        links.retain(|link| parse(link).map_or(true, |(_, a)| a != alias));
-        if links.len() == before {
-            return Err(missing());
-        }
-        self.store
-            .set_container_request(&record.id, &text(&request)?)
+        self.edit(&record.id, |_, request| {
+            let links = &mut request.host_config.links;
+            let before = links.len();
+            links.retain(|link| parse(link).map_or(true, |(_, a)| a != alias));
+            if links.len() == before {
+                return Err(missing());
+            }
+            Ok(())
+        })
     }
 }
 

@@ -39,7 +39,6 @@ use unlade_graph::driver::{Driver, SnapshotId};
 pub(crate) use self::logging::{
     DEFAULT as DEFAULT_LOG, DRIVERS as LOG_DRIVERS, OPTIONS as LOG_OPTIONS,
 };
-use self::place::{Locked, Place};
 pub use self::{
     control::{Ended, Stopping},
     create::{Made, New},
@@ -55,13 +54,17 @@ pub use self::{
     state::{NEVER, Status, View},
     stats::Stats,
 };
+use self::{
+    place::{Locked, Place},
+    record::text,
+};
 use crate::{
     config::Config,
     error::{Error, Kind, Result},
     network::Networks,
     runtime::Runtime,
     shim::{self, Seen, State},
-    spec::HostFacts,
+    spec::{HostFacts, request::Request},
     store::Store,
     volume::Volumes,
 };
@@ -134,6 +137,26 @@ impl<'a> Containers<'a> {
             }
             found => Ok((locked, found?)),
         }
+    }
+
+    /// Changes what was asked of a container, while nobody else works on it.
+    ///
+    /// # Errors
+    /// Those of `f`, and if the store cannot be written; then nothing is changed.
+    pub(crate) fn edit<T>(
+        &self,
+        id: &str,
+        f: impl FnOnce(&Record, &mut Request) -> Result<T>,
+    ) -> Result<T> {
+        let (_locked, record) = self.hold(id)?;
+        let mut request = record.request.clone();
+        let done = f(&record, &mut request).and_then(|done| {
+            self.store.set_container_request(id, &text(&request)?)?;
+            self.store.copy_container(id);
+            Ok(done)
+        });
+        rename::forget_empty(&self.place(id)?)?;
+        done
     }
 
     /// All containers, the newest first.

@@ -54,6 +54,10 @@ impl Containers<'_> {
                 continue;
             };
             let done = match self.find(&id) {
+                // Another graph driver's commands see to theirs.
+                Err(e) if e.kind() == Kind::NotFound && self.store.container_exists(&id)? => {
+                    continue;
+                }
                 Err(e) if e.kind() == Kind::NotFound => self.networks.forget_rename(&id),
                 found => self.networks.renamed(&found?.member(None)),
             };
@@ -67,7 +71,7 @@ impl Containers<'_> {
 }
 
 /// Removes what the lock of a container that does not run has made.
-fn forget_empty(place: &Place) -> Result<()> {
+pub(super) fn forget_empty(place: &Place) -> Result<()> {
     match fs::remove_dir(&place.run) {
         Err(e)
             if !matches!(

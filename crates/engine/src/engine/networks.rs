@@ -118,25 +118,17 @@ impl Engine {
         container: &str,
         f: impl FnOnce(&str, &str, &mut Request) -> Result<Option<State>>,
     ) -> Result<()> {
-        let row = self.store.container(container)?;
-        let damaged = |e: serde_json::Error| {
-            let m = format!(
-                "the store's record of container {} is damaged: {e}",
-                row.name
-            );
-            Error::new(Kind::Integrity, m).with_hint("remove it and make it anew")
-        };
-        let mut request: Request = serde_json::from_str(&row.request).map_err(damaged)?;
-        let state = f(&row.id, &row.name, &mut request)?;
-        let text = serde_json::to_string(&request)
-            .map_err(|e| Error::new(Kind::Bug, format!("write JSON: {e}")))?;
-        self.store.set_container_request(&row.id, &text)?;
-        self.store.copy_container(&row.id);
-        let dir = self.config.run_root.join("containers").join(&row.id);
+        let containers = self.containers()?;
+        let record = containers.find(container)?;
+        let (record, request, state) = containers.edit(&record.id, |record, request| {
+            let state = f(&record.id, &record.name, request)?;
+            Ok((record.clone(), request.clone(), state))
+        })?;
+        let dir = self.config.run_root.join("containers").join(&record.id);
         if let Some(state) = state
             && dir.join("hosts").exists()
         {
-            let who = member(&row.id, &row.name, &request);
+            let who = member(&record.id, &record.name, &request);
             files::write(&dir, &who, &request, &self.networks().again(&state))?;
         }
         Ok(())

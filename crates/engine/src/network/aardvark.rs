@@ -42,7 +42,8 @@ fn read(path: &Path) -> Result<Option<String>> {
 
 fn is_aardvark(pid: Pid) -> bool {
     let comm = format!("/proc/{}/comm", pid.as_raw_nonzero());
-    fs::read_to_string(comm).is_ok_and(|name| name.trim() == "aardvark-dns")
+    // The configuration may name one with a version in its name.
+    fs::read_to_string(comm).is_ok_and(|name| name.starts_with("aardvark-dns"))
 }
 
 fn pid(text: &str) -> Option<Pid> {

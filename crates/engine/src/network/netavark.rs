@@ -172,11 +172,13 @@ fn document(job: &Job<'_>) -> Result<Vec<u8>> {
         dns_servers: (!job.dns_servers.is_empty()).then_some(job.dns_servers),
     };
     for (network, endpoint) in job.networks {
+        // It adds the container's own name itself.
+        let mut aliases = found_by(network, endpoint);
+        aliases.retain(|name| *name != endpoint.name);
         options.networks.insert(
             key(network),
             PerNetwork {
-                // It adds the container's own name itself.
-                aliases: found_by(network, endpoint).split_off(1),
+                aliases,
                 interface_name: &endpoint.interface,
                 static_ips: &endpoint.addresses,
                 static_mac: &endpoint.mac,

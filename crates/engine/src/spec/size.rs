@@ -32,8 +32,12 @@ fn parse(text: &str, base: f64) -> Result<i64> {
     let (number, unit) = text.split_at(digits);
     let number: f64 = number.parse().map_err(|_| wrong())?;
     let unit = unit.trim_start().to_ascii_lowercase();
-    let power = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" if unit.len() <= 1 => 0,
+    let unit = ["ib", "b"]
+        .iter()
+        .find_map(|end| unit.strip_suffix(end))
+        .unwrap_or(&unit);
+    let power = match unit {
+        "" => 0,
         "k" => 1,
         "m" => 2,
         "g" => 3,
@@ -72,7 +76,19 @@ mod tests {
         }
         assert_eq!(decimal("1.5K").unwrap(), 1500);
         assert_eq!(decimal("2GiB").unwrap(), 2_000_000_000);
-        for text in ["", "x", "-1", "1x", "1ib2", "9999999999t", "1..2", "bb"] {
+        for text in [
+            "",
+            "x",
+            "-1",
+            "1x",
+            "1ib2",
+            "9999999999t",
+            "1..2",
+            "bb",
+            "1ki",
+            "1kbb",
+            "1i",
+        ] {
             assert_eq!(
                 bytes(text).unwrap_err().message(),
                 format!("invalid size: '{text}'")

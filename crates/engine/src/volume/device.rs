@@ -7,7 +7,10 @@ use std::{
     path::Path,
 };
 
-use rustix::mount::{MountFlags, mount as mount_at};
+use rustix::{
+    io::Errno,
+    mount::{MountFlags, mount as mount_at},
+};
 
 use super::manage::Volume;
 use crate::error::{Error, Kind, Result};
@@ -96,8 +99,15 @@ pub(super) fn source(options: &BTreeMap<String, String>) -> Result<Source<'_>> {
         return Err(bad("missing required option: \"device\"".to_owned()));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if matches!(kind, "" | "none" | "bind") || !kind.chars().all(plain) {
+    if matches!(kind, "none" | "bind") {
+        return Err(bad(format!("type={kind} needs o=bind")));
+    }
+    if kind.is_empty() {
         return Err(bad("missing required option: \"type\"".to_owned()));
+    }
+    if !kind.chars().all(plain) {
+        let m = format!("`{}` is no type of a file system", kind.escape_debug());
+        return Err(bad(m));
     }
     if words.contains(&"remount") {
         return Err(bad("a volume cannot be mounted with `remount`".to_owned()));
@@ -109,8 +119,8 @@ pub(super) fn source(options: &BTreeMap<String, String>) -> Result<Source<'_>> {
     })
 }
 
-/// The kernel's flags and the file system's words; a server's name becomes its address, since the
-/// kernel does not look names up.
+/// The kernel's flags and the file system's words; the name of a server in `addr` becomes its
+/// address, since the kernel does not look names up.
 fn parse(options: &str) -> Result<(MountFlags, String)> {
     let mut flags = MountFlags::empty();
     let mut rest: Vec<String> = Vec::new();
@@ -147,10 +157,11 @@ pub(super) fn mount(volume: &Volume, at: &Path) -> Result<()> {
     let data = CString::new(data).map_err(|e| Error::new(Kind::Bug, e.to_string()))?;
     mount_at(device, at, kind, flags, &*data).map_err(|e| {
         let shown = device.escape_debug();
-        let doing = format!("mount volume {name}: `{shown}` as {kind} with `{options}`");
-        let e = Error::host(doing, e);
-        e.with_hint(match kind {
-            _ if !known(kind) => "the kernel does not know this file system",
+        // Without the options, among which may be a password.
+        let doing = format!("mount volume {name}: `{shown}` as {kind}");
+        Error::host(doing, e).with_hint(match e {
+            Errno::NODEV if !known(kind) => "the kernel does not know this file system",
+            Errno::PERM => "only root can mount it; a directory can be bound: o=bind",
             _ => "`dmesg` may say why; `unlade volume inspect` shows the volume's options",
         })
     })

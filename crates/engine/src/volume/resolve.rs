@@ -99,6 +99,14 @@ fn check_propagation(planned: &Planned, source: &Path) -> Result<bool> {
     )))
 }
 
+/// How a volume is mounted that may be read-only itself.
+fn within(planned: &Planned, read_only: bool) -> Planned {
+    Planned {
+        read_only: planned.read_only || read_only,
+        ..planned.clone()
+    }
+}
+
 /// Options of a bind.
 fn options(planned: &Planned, facts: &RuntimeFacts) -> Result<Vec<String>> {
     let bind = if planned.non_recursive {
@@ -110,20 +118,22 @@ fn options(planned: &Planned, facts: &RuntimeFacts) -> Result<Vec<String>> {
         "" => "rprivate",
         given => given,
     };
+    // Runtimes that are told `rw` mount it anew, without flags such as `noexec` of the source.
     let access = if !planned.read_only {
-        "rw"
+        None
     } else if planned.non_recursive || planned.read_only_non_recursive {
-        "ro"
+        Some("ro")
     } else if facts.recursive_read_only && kernel() >= (5, 12) {
-        "rro"
+        Some("rro")
     } else if planned.read_only_force_recursive {
         let m = "the runtime cannot make mounts read-only recursively";
         return Err(Error::new(Kind::Unsupported, m)
             .with_hint("use runc 1.1 or crun 1.4 and Linux 5.12, or bind-recursive=writable"));
     } else {
-        "ro"
+        Some("ro")
     };
-    Ok([bind, propagation, access].map(str::to_owned).to_vec())
+    let all = [bind, propagation].into_iter().chain(access);
+    Ok(all.map(str::to_owned).collect())
 }
 
 /// Major and minor version of the kernel.
@@ -204,12 +214,8 @@ impl Volumes {
                         true => path,
                         false => self.stage_part(id, at, p, &path)?,
                     };
-                    let read_only = read_only || p.read_only;
-                    let p = Planned {
-                        read_only,
-                        ..p.clone()
-                    };
-                    resolved.mounts.push(described(&p, &source, facts)?);
+                    let mount = described(&within(p, read_only), &source, facts)?;
+                    resolved.mounts.push(mount);
                     continue;
                 }
             };
@@ -229,22 +235,29 @@ impl Volumes {
         planned: &[Planned],
         facts: &RuntimeFacts,
     ) -> Result<Vec<Mount>> {
-        let source = |at: usize, p: &Planned| -> Result<PathBuf> {
-            match p.what {
-                What::Bind | What::Tmpfs => return Ok(PathBuf::from(&p.source)),
-                What::Image => return Ok(self.staged_at(id, at)),
-                What::Volume if p.source.is_empty() => return Ok(self.data(&random_id()?)),
-                What::Volume if !p.subpath.is_empty() => return Ok(self.staged_at(id, at)),
-                What::Volume => {}
-            }
-            match self.load(&p.source)? {
-                Some(volume) => self.place(&volume).map(|(path, _)| path),
-                None => Ok(self.data(&p.source)),
-            }
+        let source = |at: usize, p: &Planned| -> Result<(PathBuf, bool)> {
+            let path = match p.what {
+                What::Bind | What::Tmpfs => PathBuf::from(&p.source),
+                What::Image => self.staged_at(id, at),
+                What::Volume if p.source.is_empty() => self.data(&random_id()?),
+                What::Volume => {
+                    let volume = self.load(&p.source)?;
+                    let placed = volume.map(|volume| self.place(&volume)).transpose()?;
+                    let (path, read_only) = placed.unwrap_or((self.data(&p.source), false));
+                    return Ok(match p.subpath.is_empty() {
+                        true => (path, read_only),
+                        false => (self.staged_at(id, at), read_only),
+                    });
+                }
+            };
+            Ok((path, false))
         };
         let each = planned.iter().enumerate();
-        each.map(|(at, p)| described(p, &source(at, p)?, facts))
-            .collect()
+        each.map(|(at, p)| {
+            let (source, read_only) = source(at, p)?;
+            described(&within(p, read_only), &source, facts)
+        })
+        .collect()
     }
 
     /// Where what is in a volume is, and whether it can only be read.

@@ -326,7 +326,7 @@ fn binds_and_memory() {
         resolved.mounts[at].options().clone().unwrap().join(",")
     };
     assert_eq!(options("/b"), "rbind,rprivate,rro");
-    assert_eq!(options("/host"), "rbind,rprivate,rw");
+    assert_eq!(options("/host"), "rbind,rprivate");
     assert_eq!(options("/t"), "nosuid,nodev,size=1m,exec,rw,rprivate");
     assert_eq!(options("/u"), "noexec,nosuid,nodev,mode=1777,rw,rprivate");
 

@@ -5,7 +5,10 @@ use std::path::{Component, Path};
 use super::{PROPAGATIONS, bad, host_path, target};
 use crate::{
     error::{Error, Kind, Result},
-    spec::request::{BindOptions, ImageOptions, Mount, TmpfsOptions, VolumeOptions},
+    spec::{
+        request::{BindOptions, ImageOptions, Mount, TmpfsOptions, VolumeOptions},
+        size,
+    },
     volume::is_volume_name,
 };
 
@@ -44,20 +47,6 @@ fn flag(key: &str, value: Option<&str>) -> Result<bool> {
             value.escape_debug()
         ))),
     }
-}
-
-/// Bytes, as `64m`.
-fn size(text: &str) -> Option<i64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let factor = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1_i64 << 40,
-        _ => return None,
-    };
-    digits.parse::<i64>().ok()?.checked_mul(factor)
 }
 
 /// One `--mount`. A source such as `./data` of a bind is below `cwd`.
@@ -142,7 +131,7 @@ fn parse_mount(text: &str, cwd: &Path) -> Result<Mount> {
                 writable = flag(&key, value)?;
             }
             "tmpfs-size" => {
-                let bytes = size(need()?).filter(|n| *n >= 0);
+                let bytes = size::bytes(need()?).ok();
                 tmpfs.size_bytes =
                     bytes.ok_or_else(|| bad(format!("invalid value for {key}: {field}")))?;
             }
