@@ -198,11 +198,11 @@ impl Containers<'_> {
             .status()
             .map_err(|e| Error::host("run the runtime", e))?;
         let code = ended.code().unwrap_or(255);
-        if code != 0 {
-            if let Some(message) = last_error_in(&log) {
-                let refusal = Refusal::new(code_of(&message), &message, wanted);
-                return Ok(ExecEnd::Told(refusal));
-            }
+        if code != 0
+            && let Some(message) = last_error_in(&log)
+        {
+            let refusal = Refusal::new(code_of(&message), &message, wanted);
+            return Ok(ExecEnd::Told(refusal));
         }
         Ok(ExecEnd::Exited(u8::try_from(code).unwrap_or(255)))
     }
