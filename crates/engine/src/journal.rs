@@ -10,8 +10,11 @@ use std::{
     io::{BufRead, BufReader, Seek, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -20,6 +23,10 @@ use crate::error::{Error, Result};
 const MAX_BYTES: u64 = 8 << 20;
 /// Longest line that is read, in bytes.
 const MAX_LINE: usize = 1 << 20;
+/// How often the lock of a file is asked for that somebody else has, and how long is waited
+/// between. Whoever is stopped with it stops nobody.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// What something has happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -134,18 +141,32 @@ impl Journal {
     fn append(&self, event: &Event) -> std::io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.0)?;
+        let mut file = self.current()?;
         if file.metadata()?.len() > MAX_BYTES {
             fs::rename(&self.0, self.older())?;
-            file = options.open(&self.0)?;
+            file = self.current()?;
         }
         // One write: lines of several processes do not mix.
         file.write_all(&line)
+    }
+
+    /// The file that is written to, locked: nobody makes it an older one meanwhile.
+    fn current(&self) -> std::io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let mut file = options.open(&self.0)?;
+        for _ in 0..LOCK_TRIES {
+            let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            let now = fs::metadata(&self.0).map_or(0, |now| now.ino());
+            if file.metadata()?.ino() != now {
+                file = options.open(&self.0)?;
+            } else if locked {
+                break;
+            } else {
+                thread::sleep(LOCK_PAUSE);
+            }
+        }
+        Ok(file)
     }
 
     /// Reads from the beginning.
@@ -153,18 +174,28 @@ impl Journal {
     /// # Errors
     /// If a file that is there cannot be read.
     pub fn read(&self) -> Result<Reader> {
-        let mut files = Vec::new();
-        for path in [self.older(), self.0.clone()] {
+        let mut files: Vec<BufReader<File>> = Vec::new();
+        // The older one last: what becomes that meanwhile is not passed over.
+        for path in [self.0.clone(), self.older()] {
+            let failed = |e| Error::host(format!("read `{}`", path.display()), e);
             match File::open(&path) {
-                Ok(file) => files.push(BufReader::new(file)),
+                Ok(file) => {
+                    let number = file.metadata().map_err(failed)?.ino();
+                    let same = |f: &BufReader<File>| {
+                        f.get_ref().metadata().is_ok_and(|m| m.ino() == number)
+                    };
+                    if !files.iter().any(same) {
+                        files.push(BufReader::new(file));
+                    }
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::host(format!("read `{}`", path.display()), e)),
+                Err(e) => return Err(failed(e)),
             }
         }
-        files.reverse();
         Ok(Reader {
             journal: self.clone(),
             files,
+            over: false,
             known: BTreeMap::new(),
             half: Vec::new(),
         })
@@ -180,6 +211,8 @@ pub struct Reader {
     /// Attributes by container, for events that shims wrote.
     known: BTreeMap<String, BTreeMap<String, String>>,
     half: Vec<u8>,
+    /// The file is not written to any more, and is read once more to its end.
+    over: bool,
 }
 
 impl Reader {
@@ -211,9 +244,14 @@ impl Reader {
                 self.files.pop();
                 continue;
             }
-            if !self.replaced()? {
-                return Ok(None);
+            if !self.over {
+                if !self.replaced()? {
+                    return Ok(None);
+                }
+                self.over = true;
+                continue;
             }
+            self.over = false;
             self.files.pop();
             self.half.clear();
         }
@@ -263,14 +301,17 @@ impl Reader {
                     .attributes
                     .extend(value.map(|value| (key.to_owned(), value)));
             }
-        } else if event.action == "destroy" {
-            self.known.remove(&event.id);
-        } else {
-            let mut all = event.attributes.clone();
-            for one in ["signal", "oldName", "execID"] {
-                all.remove(one);
+            return event;
+        }
+        match &*event.action {
+            "destroy" => drop(self.known.remove(&event.id)),
+            // The others are of one moment only, and some come after the end of all.
+            "create" | "start" | "rename" | "update" => {
+                let mut all = event.attributes.clone();
+                all.remove("oldName");
+                self.known.insert(event.id.clone(), all);
             }
-            self.known.insert(event.id.clone(), all);
+            _ => {}
         }
         event
     }
@@ -278,6 +319,8 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -319,6 +362,22 @@ mod tests {
         file.write_all(b":\"2\",\"action\":\"x\",\"attributes\":{\"name\":\"n2\"}}\n")
             .unwrap();
         assert_eq!((read(), read()), (is("2", "x"), None));
+        // What belongs to one event is not told of the next.
+        let mut ended = event("1", "exec_die");
+        ended.attributes.insert("exitCode".into(), "7".into());
+        journal.append(&ended).unwrap();
+        file.write_all(b"{\"id\":\"1\",\"action\":\"oom\"}\n")
+            .unwrap();
+        assert_eq!(read(), is("1", "exec_die"));
+        let oom = reader.next_event().unwrap().unwrap();
+        assert_eq!(oom.attributes, event("1", "").attributes);
+        let mut read = || {
+            let event = reader.next_event().unwrap();
+            event.map(|e| {
+                let name = e.attributes.get("name").cloned().unwrap_or_default();
+                (e.id, e.action, name)
+            })
+        };
         // A new file is gone over to.
         file.set_len(MAX_BYTES + 1).unwrap();
         journal.append(&event("3", "create")).unwrap();
@@ -327,5 +386,43 @@ mod tests {
             journal.read().unwrap().next_event().unwrap().unwrap().id,
             "1"
         );
+    }
+
+    #[test]
+    fn many_who_begin_new_files_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path());
+        let mut reader = journal.read().unwrap();
+        let many = 2000_usize;
+        let far = AtomicUsize::new(0);
+        let seen = thread::scope(|scope| {
+            for who in 0..4 {
+                let (journal, far) = (&journal, &far);
+                scope.spawn(move || {
+                    for n in 0..many {
+                        // Who is a whole file behind would miss it.
+                        while n > far.load(Ordering::Relaxed) / 4 + 200 {
+                            thread::yield_now();
+                        }
+                        // Long, so that files are full often.
+                        let attributes = [("x".to_owned(), "y".repeat(4000))].into();
+                        journal.note(Object::Volume, &format!("{who} {n}"), "mount", attributes);
+                    }
+                });
+            }
+            let mut seen = std::collections::BTreeSet::new();
+            while seen.len() < 4 * many {
+                match reader.next_event().unwrap() {
+                    Some(event) => {
+                        assert!(seen.insert(event.id.clone()), "{} twice", event.id);
+                        far.store(seen.len(), Ordering::Relaxed);
+                    }
+                    None => thread::yield_now(),
+                }
+            }
+            seen
+        });
+        assert_eq!(seen.len(), 4 * many);
+        assert!(journal.older().exists());
     }
 }

@@ -110,7 +110,9 @@ impl Containers<'_> {
     /// Ends what a killed shim may have left running, and what the runtime keeps of it.
     pub(super) fn stop_remains(&self, record: &Record, place: &Place) -> Result<()> {
         let seen = shim::State::look(&place.run)?;
-        let ran = seen.is_some();
+        let ran = seen
+            .as_ref()
+            .is_some_and(|seen| seen.state.status == shim::Status::Running);
         let (orderly, same_boot) = match seen {
             None => (!place.spec().exists(), true),
             Some(seen) => {
@@ -128,20 +130,28 @@ impl Containers<'_> {
         if orderly {
             return Ok(());
         }
+        // Of an earlier boot nothing runs, and its numbers are other processes' now.
+        if same_boot {
+            self.kill_remains(record)?;
+        }
         if ran {
             let code = self.view(record)?.exit_code.to_string();
             self.tell("die", record, &[("exitCode", &code)]);
         }
-        // Of an earlier boot nothing runs, and its numbers are other processes' now.
-        if same_boot {
-            match self.runtime(&record.request.host_config.runtime) {
-                Ok(runtime) => runtime.delete(&record.id, true)?,
-                // Without a runtime nothing of it can be left but processes.
-                Err(e) => tracing::warn!(error = %e, "no runtime to clean up with"),
-            }
-        }
         remove_cgroup(record);
         Ok(())
+    }
+
+    /// Has the runtime kill what runs of a container, and forget it.
+    fn kill_remains(&self, record: &Record) -> Result<()> {
+        match self.runtime(&record.request.host_config.runtime) {
+            Ok(runtime) => runtime.delete(&record.id, true),
+            // Without a runtime nothing of it can be left but processes.
+            Err(e) => {
+                tracing::warn!(error = %e, "no runtime to clean up with");
+                Ok(())
+            }
+        }
     }
 
     /// Takes away all of a container, its record last, and with `anonymous` its volumes without a
@@ -257,9 +267,8 @@ impl Containers<'_> {
             }
             // Its shim is gone: the runtime does it.
             Err(e) if e.kind() == Kind::NotFound => {
-                let place = self.place(&record.id)?;
-                let _locked = place.lock()?;
-                self.stop_remains(record, &place)
+                let _locked = self.place(&record.id)?.lock()?;
+                self.kill_remains(record)
             }
             Err(e) => Err(e),
         }

@@ -194,11 +194,21 @@ fn line(
         .iter()
         .map(|(k, v)| format!("{k}={v}"))
         .collect();
-    let attributes = attributes.join(", ");
+    let attributes = plain(&attributes.join(", "));
     Ok(format!(
         "{time} {} {} {} ({attributes})",
         event.object.name(),
-        event.action,
+        plain(&event.action),
         event.id
     ))
+}
+
+/// One line without anything that acts on a terminal: labels are an image's own.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| match c.is_control() {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        })
+        .collect()
 }
