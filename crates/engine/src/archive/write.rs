@@ -124,7 +124,7 @@ const LAYOUT: [&str; 3] = ["blobs", "oci-layout", "index.json"];
 
 /// Writes an OCI layout of `images` to `dir`, which appears whole or not at all. If it is an empty
 /// directory already, that is filled, and nothing takes it for a layout until it is whole; cut off
-/// just then, it can leave some of [`LAYOUT`]'s other names there.
+/// just then, it can leave a part of it there.
 ///
 /// # Errors
 /// As [`write()`]'s, and [`Kind::Host`] if there is something in `dir`, or it cannot be made.
